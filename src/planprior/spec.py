@@ -1,0 +1,38 @@
+"""What an agent must know of its environment: sizes, lengths, nothing else.
+
+Apart from `types.py` because environment workers import this file and must not
+import JAX.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Sizes and lengths of an environment whose actions fill the box [−1, 1].
+
+    Attributes:
+        name: The full task name, e.g. `dm_control:dog-run`.
+        observation_dim: Length of the flat float32 observation.
+        action_dim: Length of the action.
+        episode_length: Agent steps (decisions) until the time limit.
+        action_repeat: Environment steps per agent step; their rewards are summed.
+        can_terminate: Whether episodes may end before the time limit.
+    """
+
+    name: str
+    observation_dim: int
+    action_dim: int
+    episode_length: int
+    action_repeat: int = 1
+    can_terminate: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("observation_dim", "action_dim", "episode_length"):
+            value = getattr(self, field)
+            if value < 1:
+                raise ValueError(f"EnvSpec.{field} is {value}; it must be at least 1")
+        if self.action_repeat < 1:
+            raise ValueError(
+                f"EnvSpec.action_repeat is {self.action_repeat}; it must be at least 1"
+            )
