@@ -1,0 +1,374 @@
+"""The contract between simulators and the rest: one environment, a pool of them.
+
+Axes: N environments, O observation, A action. Nothing here imports JAX, because
+worker processes import this file.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from planprior.spec import EnvSpec
+
+
+class EnvError(RuntimeError):
+    """An environment broke its contract, e.g. returned NaN."""
+
+
+class Outcome(NamedTuple):
+    """What one environment answers to one action.
+
+    Attributes:
+        observation: What is seen after the action, float32 [O].
+        reward: Reward of the action, summed over its repeats.
+        terminated: Whether the episode ended by the task's own rule.
+        truncated: Whether it ended at the time limit.
+    """
+
+    observation: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+class Env(ABC):
+    """One environment whose actions fill the box [−1, 1].
+
+    It need not reset itself: a pool calls `reset` after an episode has ended.
+    """
+
+    spec: EnvSpec
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Starts an episode and returns its first observation, float32 [O].
+
+        Args:
+            seed: Where given, everything random from now on follows from it.
+                Otherwise the stream of the last seed goes on.
+        """
+
+    @abstractmethod
+    def step(self, action: np.ndarray) -> Outcome:
+        """Does `action`, float32 [A] in [−1, 1], with all its repeats."""
+
+    def render(self, height: int = 240, width: int = 320) -> np.ndarray:
+        """Returns a picture of the present state, uint8 [height, width, 3]."""
+        raise NotImplementedError(f"{self.spec.name} cannot be rendered")
+
+    def close(self) -> None:
+        """Frees what the environment holds."""
+        return
+
+
+EnvMaker = Callable[[int], Env]
+"""Builds an environment from its seed; importable by name, so that workers can."""
+
+
+class Step(NamedTuple):
+    """One step of N environments.
+
+    Environments whose episode ended have begun the next one in the same step, and
+    both sides of that border are here: the last observation of the old episode and
+    the first of the new one.
+
+    Attributes:
+        observation: What is seen after the action, [N, O]; the true last observation
+            where the episode ended.
+        reward: Rewards, [N].
+        terminated: Which episodes ended by the task's own rule, [N].
+        truncated: Which episodes ended at the time limit, [N].
+        reset_observation: What the next action is chosen from, [N, O]: the first
+            observation of the next episode where one ended, else `observation`.
+        episode_return: Sum of the episode's rewards up to this step, [N].
+        episode_length: Steps of the episode up to this one, [N].
+    """
+
+    observation: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    reset_observation: np.ndarray
+    episode_return: np.ndarray
+    episode_length: np.ndarray
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Which episodes ended, for whatever reason, [N]."""
+        return self.terminated | self.truncated
+
+
+class Rows(NamedTuple):
+    """Actions and answers of N environments, written in place at every step.
+
+    The fields mean what they mean in `Step`.
+    """
+
+    action: np.ndarray
+    observation: np.ndarray
+    reset_observation: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Views of the rows of environments `start` to `stop` − 1."""
+        return Rows(*(field[start:stop] for field in self))
+
+
+def row_layout(spec: EnvSpec, num_envs: int) -> list[tuple[tuple[int, ...], type]]:
+    """Shape and dtype of each field of `Rows`."""
+    observation = ((num_envs, spec.observation_dim), np.float32)
+    return [
+        ((num_envs, spec.action_dim), np.float32),
+        observation,
+        observation,
+        ((num_envs,), np.float32),
+        ((num_envs,), np.bool_),
+        ((num_envs,), np.bool_),
+    ]
+
+
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """One seed per environment; environment i's does not depend on their number."""
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be at least 0")
+    children = np.random.SeedSequence(seed).spawn(num_envs)
+    return [int(child.generate_state(1)[0]) for child in children]
+
+
+def build_envs(make: EnvMaker, seeds: Sequence[int]) -> list[Env]:
+    """Builds one environment per seed and checks that they are of one kind."""
+    envs = [make(seed) for seed in seeds]
+    for env in envs:
+        if env.spec != envs[0].spec:
+            raise EnvError(
+                f"environments of one pool differ: {env.spec} and {envs[0].spec}"
+            )
+    return envs
+
+
+def reset_rows(
+    envs: Sequence[Env], rows: Rows, seeds: Sequence[int] | None, first: int = 0
+) -> None:
+    """Starts an episode everywhere; `first` is the pool's index of `envs[0]`."""
+    for i, env in enumerate(envs):
+        with _Naming(env, first + i):
+            observation = env.reset(None if seeds is None else seeds[i])
+            _store(rows.observation[i], observation)
+    rows.reset_observation[:] = rows.observation
+
+
+def step_rows(envs: Sequence[Env], rows: Rows, first: int = 0) -> None:
+    """Does `rows.action`, starts the next episode where one ended."""
+    for i, env in enumerate(envs):
+        with _Naming(env, first + i):
+            outcome = env.step(rows.action[i])
+            _store(rows.observation[i], outcome.observation)
+            rows.reward[i] = outcome.reward
+            rows.terminated[i] = outcome.terminated
+            rows.truncated[i] = outcome.truncated
+            ended = outcome.terminated or outcome.truncated
+            following = env.reset() if ended else rows.observation[i]
+            _store(rows.reset_observation[i], following)
+
+
+class _Naming:
+    """Adds to an error which environment it came from.
+
+    Not a generator with `contextmanager`, which costs more than the rest of a row.
+    """
+
+    __slots__ = ("env", "index")
+
+    def __init__(self, env: Env, index: int) -> None:
+        self.env = env
+        self.index = index
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if error is not None:
+            error.add_note(f"(in environment {self.index} of {self.env.spec.name})")
+
+
+def _store(row: np.ndarray, value: np.ndarray) -> None:
+    # Assigning alone would broadcast an observation of length 1 without a word.
+    if np.shape(value) != row.shape:
+        raise EnvError(
+            f"an observation has shape {np.shape(value)}; EnvSpec says {row.shape}"
+        )
+    row[:] = value
+
+
+class Pool(ABC):
+    """N environments of one task that are stepped together.
+
+    `send` starts a step and `recv` waits for it, so that other work fits between
+    them; `step` does both. Arrays that are handed out are never written again.
+
+    Attributes:
+        spec: Sizes and lengths of every environment.
+        num_envs: How many there are.
+    """
+
+    spec: EnvSpec
+    num_envs: int
+
+    def __init__(self, spec: EnvSpec, num_envs: int) -> None:
+        self.spec = spec
+        self.num_envs = num_envs
+        self._due = "reset"
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, np.int64)
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Starts an episode in every environment and returns what is seen, [N, O].
+
+        Args:
+            seed: Where given, all environments are seeded anew, each differently, as
+                if the pool had just been built with this seed.
+        """
+        if self._due != "reset":
+            self._expect("send", "reset")
+        self._reset(None if seed is None else env_seeds(seed, self.num_envs))
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        self._due = "send"
+        self._check_finite("observation", self._rows.observation)
+        return self._rows.observation.copy()
+
+    def send(self, actions: ArrayLike) -> None:
+        """Starts a step with `actions`, [N, A]; values outside [−1, 1] are clipped."""
+        self._expect("send", "send")
+        actions = np.asarray(actions, np.float32)
+        self._check_actions(actions)
+        np.clip(actions, -1.0, 1.0, out=self._rows.action)
+        self._send()
+        self._due = "recv"
+
+    def recv(self) -> Step:
+        """Waits for the step that `send` started."""
+        self._expect("recv", "recv")
+        self._recv()
+        self._due = "send"
+        return self._collect()
+
+    def step(self, actions: ArrayLike) -> Step:
+        """Does `actions` and waits for the answers."""
+        self.send(actions)
+        return self.recv()
+
+    def close(self) -> None:
+        """Closes every environment; the pool cannot be used afterwards."""
+        self._due = "nothing: it is closed"
+        self._close()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    @abstractmethod
+    def _rows(self) -> Rows: ...
+
+    @abstractmethod
+    def _reset(self, seeds: Sequence[int] | None) -> None: ...
+
+    @abstractmethod
+    def _send(self) -> None: ...
+
+    @abstractmethod
+    def _recv(self) -> None: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+    def _expect(self, call: str, called: str) -> None:
+        if self._due != call:
+            raise RuntimeError(
+                f"{called}() was called on a pool of {self.spec.name} whose next call "
+                f"is {self._due}"
+            )
+
+    def _collect(self) -> Step:
+        rows = self._rows
+        for field in ("observation", "reward", "reset_observation"):
+            self._check_finite(field, getattr(rows, field))
+        self._returns += rows.reward
+        self._lengths += 1
+        step = Step(
+            observation=rows.observation.copy(),
+            reward=rows.reward.copy(),
+            terminated=rows.terminated.copy(),
+            truncated=rows.truncated.copy(),
+            reset_observation=rows.reset_observation.copy(),
+            episode_return=self._returns.copy(),
+            episode_length=self._lengths.copy(),
+        )
+        self._returns[step.ended] = 0
+        self._lengths[step.ended] = 0
+        return step
+
+    def _check_actions(self, actions: np.ndarray) -> None:
+        wanted = (self.num_envs, self.spec.action_dim)
+        if actions.shape != wanted:
+            raise ValueError(
+                f"actions have shape {actions.shape}; {self.num_envs} environments of "
+                f"{self.spec.name} need {wanted}"
+            )
+        if not np.isfinite(actions).all():
+            env, entry = np.argwhere(~np.isfinite(actions))[0]
+            raise ValueError(
+                f"the action for environment {env} of {self.spec.name} is "
+                f"{actions[env, entry]} at entry {entry}; actions must be finite "
+                "numbers in [−1, 1]"
+            )
+
+    def _check_finite(self, field: str, values: np.ndarray) -> None:
+        if np.isfinite(values).all():
+            return
+        env, *entry = np.argwhere(~np.isfinite(values))[0]
+        where = f" at entry {entry[0]}" if entry else ""
+        raise EnvError(
+            f"environment {env} of {self.spec.name} returned {values[env, *entry]} in "
+            f"its {field}{where}; the simulation has diverged"
+        )
+
+
+class LocalPool(Pool):
+    """Environments in this process, stepped one after the other by `recv`.
+
+    Attributes:
+        envs: The environments, e.g. to render one.
+    """
+
+    def __init__(self, make: EnvMaker, num_envs: int, seed: int) -> None:
+        self.envs = build_envs(make, env_seeds(seed, num_envs))
+        super().__init__(self.envs[0].spec, num_envs)
+        layout = row_layout(self.spec, num_envs)
+        self._arrays = Rows(*(np.zeros(shape, dtype) for shape, dtype in layout))
+
+    @property
+    def _rows(self) -> Rows:
+        return self._arrays
+
+    def _reset(self, seeds: Sequence[int] | None) -> None:
+        reset_rows(self.envs, self._arrays, seeds)
+
+    def _send(self) -> None:
+        # The work is done in `recv`: the caller has dispatched the learner by then.
+        return
+
+    def _recv(self) -> None:
+        step_rows(self.envs, self._arrays)
+
+    def _close(self) -> None:
+        for env in self.envs:
+            env.close()

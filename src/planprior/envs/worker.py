@@ -1,0 +1,37 @@
+"""The first code of a worker process.
+
+It imports nothing that loads NumPy, because BLAS libraries read the number of their
+threads once, when they are loaded.
+"""
+
+import os
+import signal
+from multiprocessing.connection import Connection
+
+_THREAD_COUNTS = (
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def start(connection: Connection, environ: dict[str, str]) -> None:
+    """Prepares the process and serves environments until told to stop.
+
+    Args:
+        connection: This worker's end of the pipe.
+        environ: The parent's environment variables; those of the fork server may be
+            older.
+    """
+    # Ctrl-C, and SIGTERM from a cluster whose time is up, reach the whole group. The
+    # parent decides what they mean, and may still need a last step to save.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.environ.update(environ)
+    os.environ.update({name: "1" for name in _THREAD_COUNTS})
+
+    from planprior.envs.process import serve
+
+    serve(connection)
