@@ -1,0 +1,251 @@
+"""DeepMind Control Suite: every task, through dm_control.
+
+Numbered where it matters for comparing with published scores:
+
+1. An agent step is two control steps whose rewards are summed; an episode has 500
+   agent steps and ends by truncation (only `lqr` can terminate).
+2. Observations are concatenated in dm_control's own order, as TD-MPC2 does.
+   Gymnasium's dictionaries would sort them by name.
+3. Actions in [−1, 1] are mapped to the task's bounds dimension by dimension, as
+   dm_control's `action_scale` does for TD-MPC2. Only `quadruped`, whose bounds lie
+   between −1 and 1.1, notices. `lqr`, which has no bounds, gets them as they are.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from planprior.envs.base import Env, EnvError, Outcome
+from planprior.spec import EnvSpec
+
+PREFIX = "dm_control"
+REQUIRES = "dm_control"
+EXTRA = "dmc"
+
+ACTION_REPEAT = 2
+EPISODE_LENGTH = 500
+
+# Written out, so that tasks can be listed where dm_control is not installed.
+_DOMAINS = {
+    "acrobot": ("swingup", "swingup_sparse"),
+    "ball_in_cup": ("catch",),
+    "cartpole": (
+        "balance",
+        "balance_sparse",
+        "swingup",
+        "swingup_sparse",
+        "two_poles",
+        "three_poles",
+    ),
+    "cheetah": ("run",),
+    "dog": ("stand", "walk", "trot", "run", "fetch"),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("upright", "swim"),
+    "hopper": ("stand", "hop"),
+    "humanoid": ("stand", "walk", "run", "run_pure_state"),
+    "humanoid_CMU": ("stand", "walk", "run"),
+    "lqr": ("lqr_2_1", "lqr_6_2"),
+    "manipulator": ("bring_ball", "bring_peg", "insert_ball", "insert_peg"),
+    "pendulum": ("swingup",),
+    "point_mass": ("easy", "hard"),
+    "quadruped": ("walk", "run", "escape", "fetch"),
+    "reacher": ("easy", "hard"),
+    "stacker": ("stack_2", "stack_4"),
+    "swimmer": ("swimmer6", "swimmer15"),
+    "walker": ("stand", "walk", "run"),
+}
+
+TASKS = tuple(f"{domain}-{task}" for domain in _DOMAINS for task in _DOMAINS[domain])
+ALIASES = {
+    "cup-catch": "ball_in_cup-catch",
+    "pointmass-easy": "point_mass-easy",
+    "pointmass-hard": "point_mass-hard",
+}
+
+
+def make(task: str, seed: int) -> "DMControl":
+    """Builds one environment.
+
+    Args:
+        task: One of `TASKS`.
+        seed: Everything random in the environment follows from it.
+    """
+    return DMControl(task, seed)
+
+
+class DMControl(Env):
+    """A task of the suite.
+
+    It drives dm_control's task and physics itself: `dm_env.step` would also compute
+    the observation between two repeats, which nobody sees.
+    """
+
+    def __init__(self, task: str, seed: int) -> None:
+        self._env = _load(task, seed)
+        self._task, self._physics = self._env.task, self._env.physics
+        self._substeps = round(self._env.control_timestep() / self._physics.timestep())
+        self._centre, self._half_range = _action_map(self._env.action_spec())
+        self._camera = 2 if task.startswith("quadruped") else 0
+        self._steps = 0
+        _defer_rendering(self._physics)
+        self.spec = EnvSpec(
+            name=f"{PREFIX}:{task}",
+            observation_dim=_flatten(self._env.reset().observation).size,
+            action_dim=self._centre.size,
+            episode_length=EPISODE_LENGTH,
+            action_repeat=ACTION_REPEAT,
+            can_terminate=task.startswith("lqr"),
+        )
+        # Sizing cost a reset, so that the stream of random numbers starts again.
+        self._task.random.seed(seed)
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Starts an episode."""
+        if seed is not None:
+            self._task.random.seed(seed)
+        self._steps = 0
+        return _flatten(self._env.reset().observation)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        """Does the action twice."""
+        control = self._centre + self._half_range * action.astype(np.float64)
+        reward, terminated = 0.0, False
+        for _ in range(ACTION_REPEAT):
+            reward += self._advance(control)
+            # The suite's only verdict is a discount of 0; None is to go on.
+            terminated = self._task.get_termination(self._physics) == 0.0
+            if terminated:
+                break
+        self._steps += 1
+        observation = _flatten(self._task.get_observation(self._physics))
+        truncated = self._steps >= EPISODE_LENGTH and not terminated
+        return Outcome(observation, reward, terminated, truncated)
+
+    def _advance(self, control: np.ndarray) -> float:
+        self._task.before_step(control, self._physics)
+        self._physics.step(self._substeps)
+        self._task.after_step(self._physics)
+        return float(self._task.get_reward(self._physics))
+
+    def render(
+        self, height: int = 240, width: int = 320, camera: int | None = None
+    ) -> np.ndarray:
+        """Returns a picture; `camera` is a number of the task's own cameras."""
+        _open_gl(self._physics, self.spec.name)
+        camera = self._camera if camera is None else camera
+        return self._physics.render(height, width, camera_id=camera)
+
+    def close(self) -> None:
+        """Frees the simulator and, where pictures were taken, OpenGL."""
+        self._env.close()
+
+
+def _flatten(observation: Mapping[str, Any]) -> np.ndarray:
+    # Some entries are 0-d, which concatenate refuses.
+    return np.concatenate([np.ravel(v) for v in observation.values()], dtype=np.float32)
+
+
+def _action_map(bounds: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and half range of the bounds; 0 and 1 where there are none."""
+    # MuJoCo's infinity.
+    bounded = (bounds.maximum < 1e10) & (bounds.minimum > -1e10)
+    centre = np.where(bounded, (bounds.maximum + bounds.minimum) / 2, 0.0)
+    half_range = np.where(bounded, (bounds.maximum - bounds.minimum) / 2, 1.0)
+    return centre, half_range
+
+
+def _load(task: str, seed: int) -> Any:
+    suite = _import_suite()
+    domain, name = task.split("-")
+    with _quiet_absl():
+        return suite.load(domain, name, task_kwargs={"random": seed})
+
+
+def _import_suite() -> ModuleType:
+    """Imports dm_control without OpenGL, so that training never needs it."""
+    version = importlib.metadata.version("mujoco")
+    if int(version.split(".")[0]) >= 4:
+        raise EnvError(
+            f"mujoco is version {version}, with which dm_control cannot load its "
+            "tasks; run: pip install 'mujoco>=3.17,<4'"
+        )
+    with _environment("MUJOCO_GL", "disabled"):
+        return importlib.import_module("dm_control.suite")
+
+
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    # Every dog would repeat a deprecation in its own XML file.
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+# Rendering: OpenGL is loaded when the first picture is asked for ----------------------
+
+
+def _open_gl(physics: Any, task: str) -> None:
+    default = "egl" if sys.platform.startswith("linux") else "glfw"
+    backend = os.environ.get("MUJOCO_GL", default)
+    try:
+        _load_gl(backend)
+        physics.open_contexts()
+    except Exception as error:
+        raise EnvError(
+            f"{task} cannot be rendered: no OpenGL library works with MUJOCO_GL="
+            f"{backend}; on a Linux machine without a screen, set MUJOCO_GL=egl and "
+            "`apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri`"
+        ) from error
+
+
+def _load_gl(backend: str) -> None:
+    """Lets dm_control choose OpenGL again, which it does when it is imported."""
+    renderer = importlib.import_module("dm_control._render")
+    if renderer.BACKEND in (None, "off"):
+        with _environment("MUJOCO_GL", backend):
+            importlib.reload(renderer)
+
+
+def _defer_rendering(physics: Any) -> None:
+    """Keeps `physics` from opening OpenGL before a picture is asked for.
+
+    `quadruped-escape` would at every reset, to upload its new terrain.
+    """
+    plain = type(physics)
+
+    class Deferred(plain):
+        has_contexts = False
+
+        @property
+        def contexts(self) -> Any:
+            return super().contexts if self.has_contexts else None
+
+        def open_contexts(self) -> None:
+            self.has_contexts = super().contexts is not None
+
+    physics.__class__ = Deferred
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
