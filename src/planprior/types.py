@@ -28,8 +28,8 @@ __all__ = [
     "EnvSpec",
     "Gaussian",
     "Metrics",
-    "Plan",
     "PRNGKey",
+    "Plan",
     "Scalar",
     "Transition",
 ]

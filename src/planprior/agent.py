@@ -1,0 +1,199 @@
+"""An agent, and what one can do with it: act, update, reanalyse.
+
+Last of the five files that are the method. All functions are pure; counters, cadences
+and schedules are the caller's.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from planprior.config import Config
+from planprior.hypers import Hypers
+from planprior.learning import (
+    UpdateNoise,
+    draw_update_noise,
+    policy_steps,
+    update_model,
+    update_policy,
+    update_prior,
+)
+from planprior.planner import plan_all
+from planprior.policies import Policy
+from planprior.priors import LearnedPrior, fill_plans
+from planprior.state import AgentState, init
+from planprior.targets import each
+from planprior.types import Batch, Metrics, Plan, PRNGKey
+
+__all__ = [
+    "AgentState",
+    "UpdateNoise",
+    "act",
+    "act_without_planning",
+    "draw_update_noise",
+    "init",
+    "policy_steps",
+    "reanalyse",
+    "update",
+    "update_with",
+]
+
+# --- Acting ---------------------------------------------------------------------------
+
+
+def seeders(state: AgentState, policy: Policy, config: Config) -> tuple[Policy, ...]:
+    """Who proposes trajectories to the planner: the policy, the prior, or both."""
+    prior = (state.prior.policy,) if isinstance(state.prior, LearnedPrior) else ()
+    choices = {"policy": (policy,), "prior": prior, "both": (policy, *prior)}
+    return choices[config.planner.seeds]
+
+
+def act(
+    state: AgentState,
+    observation: Float[Array, "E O"],
+    warm_start: Float[Array, "E H A"],
+    reset: Bool[Array, "E"],
+    hypers: Hypers,
+    config: Config,
+    *,
+    key: PRNGKey,
+    explore: bool,
+) -> Plan:
+    """Plan an action for every environment.
+
+    Args:
+        state: The agent.
+        observation: What each environment shows.
+        warm_start: `Plan.mean` of the previous call.
+        reset: Where an episode starts.
+        hypers: The planner's numbers.
+        config: Choices.
+        key: Consumed once.
+        explore: With the planner's noise (training) or without (evaluation).
+    """
+    z = jax.vmap(state.model.encode)(observation)
+    return plan_all(
+        state.model,
+        state.policy,
+        seeders(state, state.policy, config),
+        z,
+        warm_start,
+        reset,
+        hypers,
+        config.planner,
+        key=key,
+        explore=explore,
+    )
+
+
+def act_without_planning(
+    state: AgentState, observation: Float[Array, "E O"]
+) -> Float[Array, "E A"]:
+    """The bare policy's action, without noise."""
+
+    def one(o: Float[Array, "O"]) -> Float[Array, "A"]:
+        return state.policy.family.mode(state.policy(state.model.encode(o)))
+
+    return jax.vmap(one)(observation)
+
+
+def reanalyse(
+    state: AgentState,
+    batch: Batch,
+    hypers: Hypers,
+    config: Config,
+    *,
+    key: PRNGKey,
+) -> tuple[Batch, Plan]:
+    """Plan again at the states of the batch's first slices (BMPC, lazy reanalysis).
+
+    Starts cold, and the policy's seeds explore as `ReanalysisConfig` says.
+
+    Returns:
+        The batch with the new plans, and these plans (H, slices), to be written back.
+    """
+    again = config.reanalysis
+    horizon, _, actions = batch.action.shape
+    states = batch.observation[:horizon, : again.num_slices]
+    z = each(state.model.encode)(states).reshape(horizon * again.num_slices, -1)
+    policy = state.policy.with_log_std(again.log_std_min, again.log_std_max)
+    plans = plan_all(
+        state.model,
+        policy,
+        seeders(state, policy, config),
+        z,
+        jnp.zeros((len(z), horizon, actions)),
+        jnp.ones(len(z), bool),
+        hypers,
+        config.reanalysis_planner(),
+        key=key,
+        explore=False,
+    )
+    plans = jax.tree.map(lambda x: x.reshape(horizon, -1, *x.shape[1:]), plans)
+    fresh = (slice(None), slice(again.num_slices))
+    plan = jax.tree.map(
+        lambda old, new: old.at[fresh].set(new), batch.plan, plans.target
+    )
+    return dataclasses.replace(
+        batch,
+        plan=plan,
+        has_plan=batch.has_plan.at[fresh].set(True),
+        plan_age=batch.plan_age.at[fresh].set(0.0),
+    ), plans
+
+
+# --- Learning -------------------------------------------------------------------------
+
+
+def update(
+    state: AgentState,
+    batch: Batch,
+    hypers: Hypers,
+    config: Config,
+    *,
+    key: PRNGKey,
+    learn_policy: bool = True,
+) -> tuple[AgentState, Metrics]:
+    """One gradient step on everything: world model, prior, policy, target heads.
+
+    Args:
+        state: The agent.
+        batch: Replayed slices.
+        hypers: Numbers.
+        config: Choices.
+        key: Consumed once.
+        learn_policy: Whether prior and policy learn (BMPC's do not before the first
+            planned action).
+    """
+    noise = draw_update_noise(batch.action.shape[-1], config, key=key)
+    return update_with(state, batch, noise, hypers, config, learn_policy=learn_policy)
+
+
+def update_with(
+    state: AgentState,
+    batch: Batch,
+    noise: UpdateNoise,
+    hypers: Hypers,
+    config: Config,
+    *,
+    learn_policy: bool = True,
+) -> tuple[AgentState, Metrics]:
+    """`update` with its randomness given, in the order of the published programs."""
+    state, zs, metrics = update_model(state, batch, noise, hypers, config)
+    if learn_policy:
+        zs = jax.lax.stop_gradient(zs)
+        plans, mask = fill_plans(batch, config.prior)
+        state, prior_metrics = update_prior(state, zs, plans, mask, hypers, config)
+        state, policy_metrics = update_policy(
+            state, batch, zs, plans, mask, noise, hypers, config
+        )
+        metrics = metrics | prior_metrics | policy_metrics
+    target_heads = optax.incremental_update(
+        state.model.value_heads, state.target_heads, hypers.tau
+    )
+    finite = jnp.stack([jnp.isfinite(x) | jnp.isinf(x) for x in metrics.values()])
+    metrics["nan_metrics"] = jnp.sum(~finite).astype(jnp.float32)
+    return dataclasses.replace(state, target_heads=target_heads), metrics

@@ -1,0 +1,72 @@
+"""Which settings go together. Each rule is one sentence for whoever broke it."""
+
+from collections.abc import Iterator
+
+from planprior.config import Config, nearest
+from planprior.priors import DIVERGENCES, PRIORS
+
+
+def validate(config: Config) -> Config:
+    """Check names that are looked up in registries, and that settings go together.
+
+    Raises:
+        ValueError: A name is unknown, or two settings exclude each other.
+    """
+    for complaint in (*_unknown_names(config), *_contradictions(config)):
+        raise ValueError(complaint)
+    return config
+
+
+def _unknown_names(config: Config) -> Iterator[str]:
+    for field, table in (("kind", PRIORS), ("divergence", DIVERGENCES)):
+        name = getattr(config.prior, field)
+        if name not in table:
+            options = ", ".join(map(repr, table))
+            yield (
+                f"PriorConfig.{field} is {name!r}; it must be one of {options}"
+                f"{nearest(name, table)}"
+            )
+            return
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    prior, policy, critic = config.prior, config.policy, config.critic
+    if prior.kind not in PRIORS or prior.divergence not in DIVERGENCES:
+        return
+    kind, divergence = PRIORS[prior.kind], DIVERGENCES[prior.divergence]
+    squashed = policy.family == "squashed"
+    if kind.active and divergence.in_action_space and squashed:
+        sampled = [n for n, d in DIVERGENCES.items() if not d.in_action_space]
+        yield (
+            f"PriorConfig.divergence is {prior.divergence!r}, a closed form that a "
+            f"squashed policy does not have; it must be one of {', '.join(sampled)}, "
+            "or PolicyConfig.family must be 'clamped'"
+        )
+    if critic.kl_in_target != "none" and not (kind.active and kind.everywhere):
+        yield (
+            f"CriticConfig.kl_in_target is {critic.kl_in_target!r}, which needs a "
+            f"prior at every state, but PriorConfig.kind is {prior.kind!r}; it must be "
+            "'learned'"
+        )
+    if critic.kl_in_target == "closed_form" and squashed:
+        yield (
+            "CriticConfig.kl_in_target is 'closed_form', which a squashed policy does "
+            "not have; it must be 'none' or 'sampled', or PolicyConfig.family must be "
+            "'clamped'"
+        )
+    if config.planner.seeds != "policy" and not kind.proposes:
+        yield (
+            f"PlannerConfig.seeds is {config.planner.seeds!r}, but a prior of kind "
+            f"{prior.kind!r} cannot propose actions; it must be 'policy', or "
+            "PriorConfig.kind must be 'learned'"
+        )
+    if policy.imitation_only and not kind.active:
+        yield (
+            "PolicyConfig.imitation_only is on, but PriorConfig.kind 'none' leaves "
+            "nothing to imitate; it must be 'plans' or 'learned'"
+        )
+    if prior.adaptive and not kind.active:
+        yield (
+            "PriorConfig.adaptive is on, but PriorConfig.kind is 'none'; it must be "
+            "'plans' or 'learned'"
+        )

@@ -1,0 +1,305 @@
+"""The three gradient steps of an update: world model, prior, policy."""
+
+import dataclasses
+from typing import Any, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from planprior import diagnostics, nets
+from planprior.config import Config
+from planprior.hypers import Hypers
+from planprior.losses import (
+    PolicyInputs,
+    PolicyTerms,
+    model_loss,
+    policy_loss,
+    prior_loss,
+)
+from planprior.policies import Policy
+from planprior.priors import PRIORS, effective_lambda
+from planprior.state import AgentState
+from planprior.targets import Bootstrap, TargetInputs, each, td_target
+from planprior.types import Batch, Gaussian, Metrics, PRNGKey, Scalar
+from planprior.world_model import WorldModel, draw_heads, pick_heads
+
+Parameters = TypeVar("Parameters")
+
+
+class UpdateNoise(NamedTuple):
+    """All draws of one update.
+
+    Attributes:
+        target: Standard normal, for the target's actions.
+        policy: Standard normal, for the policy loss's actions.
+        target_heads: Which two target heads make the target.
+        policy_heads: Which two online heads value the policy's actions.
+        model_dropout: Masks of all heads.
+        policy_dropout: Masks of those two.
+    """
+
+    target: Float[Array, "H B A"]
+    policy: Float[Array, "n B A"]
+    target_heads: Int[Array, "_"]
+    policy_heads: Int[Array, "_"]
+    model_dropout: Float[Array, "H B Q _"] | None
+    policy_dropout: Float[Array, "n B q _"] | None
+
+
+def policy_steps(config: Config) -> int:
+    """How many imagined latents the policy learns on: H + 1, or H with stored plans."""
+    return config.horizon + PRIORS[config.prior.kind].everywhere
+
+
+def draw_update_noise(action_dim: int, config: Config, *, key: PRNGKey) -> UpdateNoise:
+    """Draw everything random in one update."""
+    keys = jax.random.split(key, 6)
+    heads, width = config.critic.num_heads, config.network.mlp_dim
+    steps = (config.horizon, config.batch_size)
+    policy_shape = (policy_steps(config), config.batch_size)
+    rate = config.network.dropout
+    chosen = min(heads, 2)
+    no_value = config.policy.imitation_only
+    return UpdateNoise(
+        target=jax.random.normal(keys[0], (*steps, action_dim)),
+        policy=jax.random.normal(keys[1], (*policy_shape, action_dim)),
+        target_heads=draw_heads(heads, key=keys[2]),
+        policy_heads=draw_heads(heads, key=keys[3]),
+        model_dropout=nets.dropout_mask((*steps, heads, width), rate, key=keys[4]),
+        policy_dropout=nets.dropout_mask(
+            (*policy_shape, chosen, width), 0.0 if no_value else rate, key=keys[5]
+        ),
+    )
+
+
+def adam_step(
+    parameters: Parameters,
+    gradient: Parameters,
+    moments: optax.OptState,
+    rates: Any,
+    hypers: Hypers,
+    eps: float,
+) -> tuple[Parameters, optax.OptState, Scalar]:
+    """Clip by global norm, then Adam.
+
+    Args:
+        parameters: What is trained.
+        gradient: Of all of it at once: the clip is joint.
+        moments: Adam's.
+        rates: A learning rate, or a tree of them that is a prefix of the parameters.
+        hypers: The clip.
+        eps: Adam's.
+
+    Returns:
+        New parameters and moments, and the gradient's norm before the clip.
+    """
+    norm = optax.tree.norm(gradient)
+    clip = jnp.minimum(1.0, hypers.max_grad_norm / (norm + 1e-6))
+    clipped = jax.tree.map(lambda g: g * clip, gradient)
+    steps, moments = optax.scale_by_adam(eps=eps).update(clipped, moments)
+    scaled = jax.tree.map(
+        lambda rate, part: jax.tree.map(lambda s: -rate * s, part), rates, steps
+    )
+    return optax.apply_updates(parameters, scaled), moments, norm
+
+
+def prior_weight(state: AgentState, hypers: Hypers, config: Config) -> Scalar:
+    """W as it stands: the setting, or λ/(1 + λ) of the adapted λ."""
+    if config.prior.adaptive:
+        return jax.nn.sigmoid(state.log_lambda)
+    return jnp.asarray(hypers.prior_weight)
+
+
+def update_model(
+    state: AgentState,
+    batch: Batch,
+    noise: UpdateNoise,
+    hypers: Hypers,
+    config: Config,
+) -> tuple[AgentState, Float[Array, "T B L"], Metrics]:
+    """Targets, then one joint step of the world model; also the imagined latents."""
+    weight, scales = prior_weight(state, hypers, config), state.scales
+    to = Bootstrap(
+        model=state.model,
+        heads=pick_heads(state.target_heads, noise.target_heads),
+        policy=state.policy,
+        prior=state.prior,
+        lam=effective_lambda(weight, scales.value, scales.penalty),
+        hypers=hypers,
+        config=config,
+    )
+    latents = jax.lax.stop_gradient(each(state.model.encode)(batch.observation))
+    steps = TargetInputs(
+        latents[:-1], latents[1:], batch.reward, batch.terminated, noise.target
+    )
+    targets = td_target(to, steps)
+    (_, (zs, metrics)), gradient = jax.value_and_grad(model_loss, has_aux=True)(
+        state.model, batch, latents, targets, noise.model_dropout, hypers
+    )
+    rate = hypers.learning_rate
+    rates = encoder_apart(state.model, rate * hypers.encoder_lr_scale, rate)
+    model, moments, norm = adam_step(
+        state.model, gradient, state.model_adam, rates, hypers, eps=1e-8
+    )
+    state = dataclasses.replace(state, model=model, model_adam=moments)
+    return state, zs, metrics | {"model_grad_norm": norm}
+
+
+def encoder_apart(model: WorldModel, encoder_rate: Scalar, rate: Scalar) -> Any:
+    """Learning rates, leaf by leaf: one for the encoder, one for all the rest."""
+    everything = jax.tree.map(lambda _: rate, model)
+    encoder = jax.tree.map(lambda _: encoder_rate, model.encoder)
+    return eqx.tree_at(lambda m: m.encoder, everything, encoder)
+
+
+def update_prior(
+    state: AgentState,
+    zs: Float[Array, "T B L"],
+    plans: Gaussian,
+    mask: Bool[Array, "H B"],
+    hypers: Hypers,
+    config: Config,
+) -> tuple[AgentState, Metrics]:
+    """One step of a learned prior towards the stored plans; nothing for the others."""
+    if not jax.tree.leaves(state.prior):
+        return state, {}
+    (loss, scale), gradient = jax.value_and_grad(prior_loss, has_aux=True)(
+        state.prior, zs[:-1], plans, mask, state.scales.prior, hypers, config
+    )
+    prior, moments, norm = adam_step(
+        state.prior,
+        gradient,
+        state.prior_adam,
+        jax.tree.map(lambda _: hypers.learning_rate, state.prior),
+        hypers,
+        eps=1e-5,
+    )
+    scales = state.scales._replace(prior=scale)
+    state = dataclasses.replace(state, prior=prior, prior_adam=moments, scales=scales)
+    return state, {"prior_loss": loss, "prior_grad_norm": norm, "prior_scale": scale}
+
+
+def policy_inputs(
+    state: AgentState,
+    zs: Float[Array, "T B L"],
+    plans: Gaussian,
+    mask: Bool[Array, "H B"],
+    noise: UpdateNoise,
+    hypers: Hypers,
+    config: Config,
+) -> PolicyInputs:
+    """Gather what the policy loss looks at, on H + 1 or H states."""
+    if state.prior.everywhere:
+        # The last state has no stored plan, and a prior that is everywhere needs none.
+        plans = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), plans)
+        mask = jnp.ones((len(zs), mask.shape[1]), bool)
+    else:
+        zs = zs[:-1]
+    return PolicyInputs(
+        zs=zs,
+        prior=jax.lax.stop_gradient(each(state.prior.at)(zs, plans)),
+        mask=mask,
+        eps=noise.policy,
+        heads=pick_heads(state.model.value_heads, noise.policy_heads),
+        dropout=noise.policy_dropout,
+        weight=prior_weight(state, hypers, config),
+        scales=state.scales,
+    )
+
+
+def policy_gradient(
+    policy: Policy,
+    model: WorldModel,
+    inputs: PolicyInputs,
+    hypers: Hypers,
+    config: Config,
+) -> tuple[Policy, Gaussian, PolicyTerms, Metrics]:
+    """Gradients of the policy loss, its two terms apart until the end.
+
+    Both share the network's forward pass; taking their gradients apart costs one more
+    backward pass through the policy alone, and tells how the two pull.
+
+    Returns:
+        The gradient, the policy's distributions, the terms, and the norms of the two
+        gradients with their cosine.
+    """
+    pi, pull_back = jax.vjp(lambda p: each(p)(inputs.zs), policy)
+
+    def term(name: str, pi: Gaussian) -> tuple[Scalar, PolicyTerms]:
+        terms = policy_loss(pi, policy.family, model, inputs, hypers, config)
+        return getattr(terms, name), terms
+
+    by_value, terms = jax.grad(lambda p: term("value", p), has_aux=True)(pi)
+    (of_value,) = pull_back(by_value)
+    if not PRIORS[config.prior.kind].active:
+        zero = jnp.zeros(())
+        norms = (optax.tree.norm(of_value), zero, zero)
+        return of_value, pi, terms, _gradient_metrics(*norms)
+    by_penalty, _ = jax.grad(lambda p: term("penalty", p), has_aux=True)(pi)
+    (of_penalty,) = pull_back(by_penalty)
+    norms = (optax.tree.norm(of_value), optax.tree.norm(of_penalty))
+    dot = optax.tree.vdot(of_value, of_penalty)
+    gradient = jax.tree.map(jnp.add, of_value, of_penalty)
+    cosine = dot / jnp.maximum(norms[0] * norms[1], 1e-12)
+    return gradient, pi, terms, _gradient_metrics(*norms, cosine)
+
+
+def _gradient_metrics(value: Scalar, penalty: Scalar, cosine: Scalar) -> Metrics:
+    return {
+        "return_grad_norm": value,
+        "penalty_grad_norm": penalty,
+        "grad_cosine": cosine,
+    }
+
+
+def update_policy(
+    state: AgentState,
+    batch: Batch,
+    zs: Float[Array, "T B L"],
+    plans: Gaussian,
+    mask: Bool[Array, "H B"],
+    noise: UpdateNoise,
+    hypers: Hypers,
+    config: Config,
+) -> tuple[AgentState, Metrics]:
+    """One step of the policy (and of λ, where it adapts itself)."""
+    inputs = policy_inputs(state, zs, plans, mask, noise, hypers, config)
+    gradient, pi, terms, metrics = policy_gradient(
+        state.policy, state.model, inputs, hypers, config
+    )
+    rates = jax.tree.map(lambda _: hypers.learning_rate, state.policy)
+    policy, moments, norm = adam_step(
+        state.policy, gradient, state.policy_adam, rates, hypers, eps=1e-5
+    )
+    metrics |= {"policy_loss": terms.value + terms.penalty, "policy_grad_norm": norm}
+    metrics |= {"policy_entropy_bonus": terms.bonus}
+    metrics |= diagnostics.prior_metrics(inputs, terms, config)
+    metrics |= diagnostics.distribution_metrics(state, batch, pi, terms, inputs, hypers)
+    state = dataclasses.replace(
+        state, policy=policy, policy_adam=moments, scales=terms.scales
+    )
+    return update_lambda(state, terms.divergence, hypers, config), metrics
+
+
+def update_lambda(
+    state: AgentState, divergence: Scalar, hypers: Hypers, config: Config
+) -> AgentState:
+    """Dual descent on log λ: up while the policy is farther from the prior than wanted.
+
+    As SAC steers its temperature to a target entropy (Haarnoja et al. 2018, eq. 18).
+    """
+    if not config.prior.adaptive:
+        return state
+    gradient = hypers.divergence_target - divergence
+    log_lambda, moments, _ = adam_step(
+        state.log_lambda,
+        gradient,
+        state.lambda_adam,
+        hypers.dual_learning_rate,
+        hypers,
+        eps=1e-8,
+    )
+    return dataclasses.replace(state, log_lambda=log_lambda, lambda_adam=moments)

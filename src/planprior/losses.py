@@ -1,0 +1,313 @@
+"""The objectives, as functions of arrays: world model, prior, policy.
+
+Fourth of the five files that are the method. Time first, batch second: H or T = H + 1
+steps of B slices. Each function is written for one state and mapped by `each`.
+
+Losses decay along the horizon as (1/n) Σ_t ρᵗ mean_B(·), over n steps (§1.8).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from planprior import numerics
+from planprior.config import Config
+from planprior.hypers import Hypers
+from planprior.nets import MLP
+from planprior.policies import ENTROPIES, Sample
+from planprior.priors import DIVERGENCES, Prior
+from planprior.targets import REDUCTIONS, each
+from planprior.types import Batch, Gaussian, Metrics, Scalar
+from planprior.world_model import WorldModel
+
+
+def decayed(rho: Scalar, per_step: Float[Array, "n"]) -> Scalar:
+    """(1/n) Σ_t ρᵗ x_t. Divided by n, not by Σ ρᵗ, as published."""
+    return jnp.dot(rho ** jnp.arange(len(per_step)), per_step) / len(per_step)
+
+
+# --- World model (TD-MPC2, eq. 3) -----------------------------------------------------
+
+
+def imagine(model: WorldModel, batch: Batch) -> Float[Array, "T B L"]:
+    """Latents from the first observation on, under the replayed actions."""
+    z = jax.vmap(model.encode)(batch.observation[0])
+    zs = [z]
+    for action in batch.action:
+        zs.append(jax.vmap(model.next)(zs[-1], action))
+    return jnp.stack(zs)
+
+
+def model_loss(
+    model: WorldModel,
+    batch: Batch,
+    latents: Float[Array, "T B L"],
+    targets: Float[Array, "H B"],
+    dropout: Float[Array, "H B Q _"] | None,
+    hypers: Hypers,
+) -> tuple[Scalar, tuple[Float[Array, "T B L"], Metrics]]:
+    """Consistency, reward, value and, with a continue head, termination.
+
+    Args:
+        model: What is trained, jointly and through the whole imagined sequence.
+        batch: Replayed slices.
+        latents: The encoder's own latents, without gradient: what imagination is to
+            match (no slow copy of the encoder).
+        targets: Of the value heads.
+        dropout: Masks of the value heads.
+        hypers: Loss weights.
+
+    Returns:
+        The loss, and the imagined latents with metrics.
+    """
+    zs = imagine(model, batch)
+    before, after = zs[:-1], zs[1:]
+    consistency = jnp.mean(jnp.square(after - latents[1:]), axis=(1, 2))
+
+    cross_entropy = model.bins.cross_entropy
+    reward_logits = each(model.reward_logits)(before, batch.action)
+    reward = jnp.mean(each(cross_entropy)(reward_logits, batch.reward), axis=1)
+
+    value_logits = each(lambda z, a, m: model.value_logits(z, a, dropout=m))(
+        before, batch.action, dropout
+    )
+    per_head = each(jax.vmap(cross_entropy, (0, None)))(value_logits, targets)
+    value = jnp.mean(per_head, axis=(1, 2))
+
+    losses = {
+        "consistency_loss": decayed(hypers.rho, consistency),
+        "reward_loss": decayed(hypers.rho, reward),
+        "value_loss": decayed(hypers.rho, value),
+        "termination_loss": termination_loss(model, after, batch.terminated),
+    }
+    total = (
+        hypers.consistency_coef * losses["consistency_loss"]
+        + hypers.reward_coef * losses["reward_loss"]
+        + hypers.value_coef * losses["value_loss"]
+        + hypers.termination_coef * losses["termination_loss"]
+    )
+    steps = {f"consistency_error_{t + 1}": x for t, x in enumerate(consistency)}
+    values = each(jax.vmap(model.bins.decode))(value_logits)
+    metrics = losses | steps | value_metrics(values, targets)
+    return total, (zs, metrics | {"model_loss": total})
+
+
+def termination_loss(
+    model: WorldModel, zs: Float[Array, "H B L"], terminated: Bool[Array, "H B"]
+) -> Scalar:
+    """Binary cross entropy at the state that is asked about, z_{t+1} (pitfall P16)."""
+    if model.termination_head is None:
+        return jnp.zeros(())
+    logits = each(model.end_logit)(zs)
+    labels = terminated.astype(logits.dtype)
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels))
+
+
+def value_metrics(
+    values: Float[Array, "H B Q"], targets: Float[Array, "H B"]
+) -> Metrics:
+    """Values, targets, and by how much the first exceed the second."""
+    value, target = jnp.mean(values), jnp.mean(targets)
+    return {
+        "value": value,
+        "target": target,
+        "value_over_target": value - target,
+        "value_head_std": jnp.mean(jnp.std(values, axis=2)),
+    }
+
+
+# --- Prior (PO-MPC's learned prior, §3.6.4) -------------------------------------------
+
+FITS = {
+    "forward": lambda prior, plan: numerics.kl(plan, prior),
+    "reverse": lambda prior, plan: numerics.kl(prior, plan),
+}
+
+
+def prior_loss(
+    prior: Prior,
+    zs: Float[Array, "H B L"],
+    plans: Gaussian,
+    mask: Bool[Array, "H B"],
+    scale: Scalar,
+    hypers: Hypers,
+    config: Config,
+) -> tuple[Scalar, Scalar]:
+    """KL between the prior and the stored plans, over its own running scale.
+
+    Args:
+        prior: What is trained.
+        zs: Latents, without gradient.
+        plans: What it is fitted to.
+        mask: Rows that have a plan.
+        scale: The loss's running scale so far.
+        hypers: Decay.
+        config: The direction of the fit.
+
+    Returns:
+        The loss, and the running scale now.
+    """
+    priors = each(prior.at)(zs, plans)
+    divergence = jnp.sum(FITS[config.prior.fit](priors, plans), axis=2)
+    scale = numerics.update_scale(scale, divergence[0], mask[0], hypers.scale_tau)
+    per_step = jax.vmap(numerics.masked_mean)(divergence / scale, mask)
+    return decayed(hypers.rho, per_step), scale
+
+
+# --- Policy (PO-MPC, eq. ★ of §3.6.3) -------------------------------------------------
+
+
+class Scales(NamedTuple):
+    """Running scales: of the policy's values, the penalty, and the prior's loss."""
+
+    value: Scalar
+    penalty: Scalar
+    prior: Scalar
+
+
+class PolicyInputs(NamedTuple):
+    """What the policy loss looks at, apart from the policy; no gradient flows into it.
+
+    Attributes:
+        zs: Imagined latents: H + 1 of them, or H where only stored plans are a prior.
+        prior: The prior at each.
+        mask: Where there is one.
+        eps: Standard normal, for the policy's actions.
+        heads: The two drawn online heads.
+        dropout: Their masks.
+        weight: w, the prior weight.
+        scales: Running scales so far.
+    """
+
+    zs: Float[Array, "n B L"]
+    prior: Gaussian
+    mask: Bool[Array, "n B"]
+    eps: Float[Array, "n B A"]
+    heads: MLP
+    dropout: Float[Array, "n B q _"] | None
+    weight: Scalar
+    scales: Scales
+
+
+class PolicyTerms(NamedTuple):
+    """The two halves of the policy loss, and what came up on the way.
+
+    Attributes:
+        value: The return's term, entropy bonus included.
+        penalty: The prior's term.
+        scales: Running scales now.
+        divergence: Mean penalty, unscaled, per action dimension if reduced so.
+        bonus: Mean entropy bonus.
+        sample: The drawn actions.
+    """
+
+    value: Scalar
+    penalty: Scalar
+    scales: Scales
+    divergence: Scalar
+    bonus: Scalar
+    sample: Sample
+
+
+def action_value(
+    model: WorldModel,
+    z: Float[Array, "L"],
+    a: Float[Array, "A"],
+    heads: MLP,
+    dropout: Float[Array, "q _"] | None,
+    hypers: Hypers,
+    config: Config,
+) -> Scalar:
+    """Q(z, a); with V heads r̂(z, a) + γ V(d(z, a)), through the model."""
+    reduce = REDUCTIONS[config.critic.actor]
+    if model.action_values:
+        return reduce(model.values(z, a, heads, dropout))
+    z_next = model.next(z, a)
+    value = reduce(model.values(z_next, None, heads, dropout))
+    return model.reward(z, a) + hypers.discount * value
+
+
+def policy_loss(
+    pi: Gaussian, family: Any, model: WorldModel, x: PolicyInputs,
+    hypers: Hypers, config: Config,
+) -> PolicyTerms:  # fmt: skip
+    """ℓ = −(1 − w) Q̄/S_Q − α·entropy  +  w K/S_K, as its two terms (eq. ★).
+
+    w = 0 is TD-MPC2, w = 1 BMPC. With additive mixing the factors are 1 and w/(1 − w):
+    TD-M(PC)² and BOOM.
+
+    Args:
+        pi: The policy's distributions at `x.zs`.
+        family: How they become actions.
+        model: Values those actions; not trained here, but already updated.
+        x: Everything else.
+        hypers: α, ρ, gate.
+        config: Choices.
+    """
+    sample = each(family.sample)(pi, x.eps)
+    bonus = each(ENTROPIES[config.policy.entropy])(pi, sample)
+    return_weight, penalty_weight = mixing_weights(x.weight, config)
+
+    q = jnp.zeros_like(bonus)
+    value_scale = x.scales.value
+    if not config.policy.imitation_only:
+        q = each(lambda z, a, m: action_value(model, z, a, x.heads, m, hypers, config))(
+            x.zs, sample.action, x.dropout
+        )
+        everywhere = jnp.ones_like(x.mask[0])
+        value_scale = numerics.update_scale(
+            value_scale, q[0], everywhere, hypers.scale_tau
+        )
+    gain = return_weight * q / value_scale + hypers.entropy_coef * bonus
+
+    divergence = DIVERGENCES[config.prior.divergence]
+    reduce = jnp.mean if config.prior.reduction == "mean" else jnp.sum
+    k = reduce(each(lambda *a: divergence(*a, hypers))(pi, sample, x.prior), axis=2)
+    penalty_scale = numerics.update_scale(
+        x.scales.penalty, k[0], x.mask[0], hypers.scale_tau
+    )
+    factor = penalty_factor(value_scale, penalty_scale, hypers, config)
+    weights = state_weights(q / value_scale, x.mask, divergence.by_value)
+    penalty = penalty_weight * factor * jnp.sum(weights * k, axis=1)
+
+    return PolicyTerms(
+        value=decayed(hypers.rho, -jnp.mean(gain, axis=1)),
+        penalty=decayed(hypers.rho, penalty),
+        scales=x.scales._replace(value=value_scale, penalty=penalty_scale),
+        divergence=numerics.masked_mean(k, x.mask),
+        bonus=jnp.mean(bonus),
+        sample=sample,
+    )
+
+
+def mixing_weights(weight: Scalar, config: Config) -> tuple[Scalar, Scalar]:
+    """Factors of the return's and the prior's term."""
+    if config.prior.mixing == "convex":
+        return 1.0 - weight, weight
+    return jnp.ones(()), weight / (1.0 - weight)
+
+
+def penalty_factor(
+    value_scale: Scalar, penalty_scale: Scalar, hypers: Hypers, config: Config
+) -> Scalar:
+    """What the penalty is multiplied by before it is weighed."""
+    if config.prior.scale == "own":
+        return 1.0 / penalty_scale
+    if config.prior.scale == "value":
+        # Off until values have grown (TD-M(PC)²'s scale_threshold).
+        return jnp.where(value_scale > hypers.gate, 1.0 / value_scale, 0.0)
+    return jnp.ones(())
+
+
+def state_weights(
+    q: Float[Array, "n B"], mask: Bool[Array, "n B"], by_value: bool
+) -> Float[Array, "n B"]:
+    """How much each state of a step's batch counts; 1 in all, or 0 without any plan."""
+    score = jax.lax.stop_gradient(q) if by_value else jnp.zeros_like(q)
+    score = score - jnp.max(score, axis=1, keepdims=True)
+    weights = jnp.where(mask, jnp.exp(score), 0.0)
+    total = jnp.sum(weights, axis=1, keepdims=True)
+    return weights / jnp.where(total > 0, total, 1.0)
