@@ -1,0 +1,546 @@
+"""Checkpoints: folders of arrays keyed by their path, written aside and then renamed.
+
+A checkpoint holds one `GROUP.safetensors` per group of arrays and a `meta.json` with
+their checksums. Leaves are found by name (`agent/model/encoder/layers/0/weight`), never
+by position: two fields of equal shape that changed places would otherwise load swapped.
+Nothing is ever unpickled, and no file outside the folder is ever opened.
+
+Safetensors files (8 bytes of length, a JSON header, raw little-endian data) are written
+and read here, one array at a time. The library's writer wants all arrays in host memory
+at once, too much for a replay of several GB; its reader maps the file into memory,
+where a file that shrinks meanwhile kills the process.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, SupportsFloat
+
+import jax
+import numpy as np
+from jax.tree_util import FlattenedIndexKey, keystr, tree_flatten_with_path
+from jaxtyping import PyTree
+
+FORMAT = "planprior checkpoint"
+VERSION = 1
+
+_LOG = logging.getLogger(__name__)
+_CODES = {
+    **{np.dtype(f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{np.dtype(f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
+    **{np.dtype(f"float{bits}"): f"F{bits}" for bits in (16, 32, 64)},
+    np.dtype("bfloat16"): "BF16",
+    np.dtype("bool"): "BOOL",
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_STEP_FOLDER = re.compile(r"step_(\d{9,18})|\.step_(\d{9,18})\.old")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, read or used; the message is a sentence."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is incomplete or was altered; an older one may be good."""
+
+
+def save(
+    folder: str | Path,
+    groups: Mapping[str, PyTree],
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint, or leaves the one that was there as it was.
+
+    Args:
+        folder: Where. An older checkpoint there is replaced.
+        groups: A pytree of arrays per group; each group becomes a file of its own and
+            can be loaded alone.
+        meta: Anything that JSON can hold.
+    """
+    folder = Path(folder)
+    leaves = {group: _leaves(group, tree) for group, tree in groups.items()}
+    try:
+        meta = json.loads(json.dumps(meta or {}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"meta of {folder} is no valid JSON: {error}") from None
+    try:
+        _write(folder, leaves, meta)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} could not be written: {error.strerror or error}"
+        ) from error
+
+
+def load(folder: str | Path, like: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Reads groups of a checkpoint; those not asked for are not even opened.
+
+    Args:
+        folder: The checkpoint.
+        like: Per group, a tree of what is expected: arrays, or the shapes that
+            `jax.eval_shape` gives. NumPy arrays come back where it has NumPy arrays,
+            and JAX arrays, placed as it says, everywhere else.
+    """
+    folder = _located(Path(folder))
+    files, _ = _read_manifest(folder)
+    wanted = {group: _leaves(group, tree) for group, tree in like.items()}
+    paths = {group: _checked(folder, files, group) for group in wanted}
+    stored = {group: _read_header(path) for group, path in paths.items()}
+    misfits = [
+        text for group in wanted for text in _misfits(wanted[group], stored[group])
+    ]
+    if misfits:
+        raise CheckpointError(f"checkpoint {folder} does not fit: {'; '.join(misfits)}")
+    return {
+        group: jax.tree.unflatten(
+            jax.tree.structure(tree),
+            _read_group(paths[group], wanted[group], stored[group]),
+        )
+        for group, tree in like.items()
+    }
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """Returns what was given to `save` as `meta`."""
+    return _read_manifest(_located(Path(folder)))[1]
+
+
+def verify(folder: str | Path) -> None:
+    """Raises `DamagedCheckpointError` unless every file is as it was written."""
+    folder = _located(Path(folder))
+    files, _ = _read_manifest(folder)
+    for name in files:
+        _checked(folder, files, name.removesuffix(".safetensors"))
+
+
+class Checkpoints:
+    """The checkpoints of a run: `step_000012345/` and so on, in one folder.
+
+    Only the process that trains may call `save`; reading changes nothing.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 3,
+        warn: Callable[[str], object] = _LOG.warning,
+    ):
+        """Looks at a folder, which need not exist yet.
+
+        Args:
+            folder: Where the checkpoints are.
+            keep: How many of the last ones to keep, beside the one of best score.
+            warn: Called with one sentence per damaged checkpoint that is passed over.
+        """
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; it must be at least 1")
+        self.folder = Path(folder)
+        self.keep = keep
+        self._warn = warn
+
+    def path(self, step: int) -> Path:
+        """Returns the folder of a step's checkpoint, whether or not it exists."""
+        return self.folder / f"step_{step:09d}"
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, good or damaged, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (_STEP_FOLDER.fullmatch(entry.name) for entry in self.folder.iterdir())
+        return sorted({int(match[1] or match[2]) for match in found if match})
+
+    def save(
+        self,
+        step: int,
+        groups: Mapping[str, PyTree],
+        meta: Mapping[str, Any] | None = None,
+        score: SupportsFloat | None = None,
+    ) -> Path:
+        """Writes a checkpoint, then removes those no longer wanted.
+
+        `step` and `score` become part of `meta`. Checkpoints of later steps go too: a
+        run comes to an earlier step again only when it could not use them.
+        """
+        for leftover in self.folder.glob(".step_*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        number = math.nan if score is None else float(score)
+        kept = number if math.isfinite(number) else None
+        save(self.path(step), groups, {**(meta or {}), "step": step, "score": kept})
+        self._prune(step)
+        return self.path(step)
+
+    def latest(self) -> Path | None:
+        """Returns the newest good checkpoint, or None where there is none at all."""
+        return self._first_good(self.steps()[::-1])
+
+    def best(self) -> Path | None:
+        """Returns the good checkpoint of highest score, or None where none has one."""
+        return self._first_good(self._by_score(self.steps()))
+
+    def _first_good(self, steps: Iterable[int]) -> Path | None:
+        damaged = False
+        for step in steps:
+            try:
+                verify(self.path(step))
+                return self.path(step)
+            except DamagedCheckpointError as error:
+                self._warn(f"{error}; this checkpoint is passed over")
+                damaged = True
+        if damaged:
+            # To start anew would in the end delete what a person might still repair.
+            raise CheckpointError(f"every checkpoint in {self.folder} is damaged")
+        return None
+
+    def _by_score(self, steps: Iterable[int]) -> list[int]:
+        scored = [(self._score(step), step) for step in steps]
+        return [
+            step for score, step in sorted(scored, reverse=True) if score > -math.inf
+        ]
+
+    def _score(self, step: int) -> float:
+        with contextlib.suppress(CheckpointError):
+            score = read_meta(self.path(step)).get("score")
+            return score if isinstance(score, int | float) else -math.inf
+        return -math.inf
+
+    def _prune(self, last: int) -> None:
+        steps = self.steps()
+        until_now = [step for step in steps if step <= last]
+        wanted = {*until_now[-self.keep :], *self._by_score(until_now)[:1]}
+        for step in steps:
+            if step not in wanted:
+                _discard(self.path(step))
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Replaces a file so that whoever reads it sees the old text or the new one."""
+    path = Path(path)
+    temporary = _beside(path, "tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            _sync(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_json_atomic(path: str | Path, value: Any) -> None:
+    """Replaces a file by `value` as JSON; NaN and infinities are refused."""
+    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+# Arrays and their paths.
+
+
+class _Stored(NamedTuple):
+    """What the header of a file says of one array."""
+
+    dtype: np.dtype | str  # a name where we do not know the type
+    shape: tuple
+    begin: int  # position in the file
+    end: int
+
+
+def _leaves(group: str, tree: PyTree) -> dict[str, Any]:
+    """Returns the leaves by path, in the tree's order; refuses what cannot be kept."""
+    if not _GROUP.fullmatch(group):
+        raise CheckpointError(
+            f"{group!r} cannot name a group; letters, digits, _ and - are allowed"
+        )
+    leaves = {}
+    for keys, leaf in tree_flatten_with_path(tree)[0]:
+        path = "/".join([group, *(_segment(group, key) for key in keys)])
+        _spec(path, leaf)
+        if path in leaves:
+            raise CheckpointError(
+                f"two arrays have the path {path}; rename one of them"
+            )
+        leaves[path] = leaf
+    return leaves
+
+
+def _segment(group: str, key: Any) -> str:
+    if isinstance(key, FlattenedIndexKey):
+        raise CheckpointError(
+            f"group {group} contains a pytree class without field names; register it "
+            "with keys, as arrays are never stored by position"
+        )
+    return keystr((key,), simple=True).replace("%", "%25").replace("/", "%2F")
+
+
+def _spec(path: str, leaf: Any) -> tuple[np.dtype, tuple[int, ...]]:
+    try:
+        dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
+        _CODES[dtype]
+    except (AttributeError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{path} is of type {getattr(leaf, 'dtype', type(leaf).__name__)}; allowed "
+            f"are arrays of {', '.join(map(str, _CODES))}"
+        ) from None
+    return dtype, shape
+
+
+def _misfits(wanted: Mapping[str, Any], stored: Mapping[str, _Stored]) -> list[str]:
+    """Names every path that is missing, surplus, or of another shape or type."""
+    missing = [path for path in wanted if path not in stored]
+    surplus = [_printable(path) for path in stored if path not in wanted]
+    texts = [f"missing {', '.join(missing)}"] if missing else []
+    texts += [f"surplus {', '.join(surplus)}"] if surplus else []
+    for path, leaf in wanted.items():
+        dtype, shape = _spec(path, leaf)
+        found = stored.get(path)
+        if found and (found.dtype, found.shape) != (dtype, shape):
+            there = _printable(f"{found.dtype}{list(found.shape)}")
+            texts.append(f"{path} is {there} and must be {dtype}{list(shape)}")
+    return texts
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+    """Returns a leaf's data in host memory, without leaving a copy behind.
+
+    `np.asarray` of an array on an accelerator keeps its host copy for as long as that
+    array lives; a copy put on the CPU device is freed after its last use.
+    """
+    with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS may exclude the CPU
+        cpu = jax.local_devices(backend="cpu")[0]
+        if isinstance(leaf, jax.Array) and leaf.devices() != {cpu}:
+            leaf = jax.device_put(leaf, cpu)
+    return np.asarray(leaf)
+
+
+def _place(array: np.ndarray, like: Any) -> Any:
+    """Turns what was read into the kind of array, on the devices, that `like` is."""
+    if isinstance(like, np.ndarray | np.generic):
+        return array
+    committed = getattr(like, "committed", True)
+    return jax.device_put(array, getattr(like, "sharding", None) if committed else None)
+
+
+# Files.
+
+
+def _write(folder: Path, leaves: Mapping[str, dict[str, Any]], meta: Any) -> None:
+    """Writes into a folder beside `folder`, which then takes its place."""
+    foreign = [entry.name for entry in _entries(folder) if not _is_ours(entry)]
+    if foreign:
+        raise CheckpointError(
+            f"{folder} is no checkpoint (it holds {foreign[0]}) and is not overwritten"
+        )
+    temporary = _beside(folder, "tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    try:
+        temporary.mkdir(parents=True)
+        files = {}
+        for group, arrays in leaves.items():
+            name = f"{group}.safetensors"
+            files[name] = _write_group(temporary / name, arrays)
+        document = {"format": FORMAT, "version": VERSION, "files": files, "meta": meta}
+        document["sha256"] = _digest(document)
+        write_json_atomic(temporary / "meta.json", document)
+        _publish(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    """Renames; a folder that was there is set aside until the new one is in place."""
+    old = _beside(folder, "old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _located(folder: Path) -> Path:
+    """Returns where a checkpoint is if its replacement was killed between renames."""
+    old = _beside(folder, "old")
+    return old if old.is_dir() and not folder.exists() else folder
+
+
+def _discard(folder: Path) -> None:
+    """Removes a checkpoint; killed halfway, it leaves none that looks damaged."""
+    temporary = _beside(folder, "tmp")
+    with contextlib.suppress(OSError):  # a checkpoint too many is no reason to stop
+        os.replace(_located(folder), temporary)
+        shutil.rmtree(temporary)
+    shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
+
+
+def _write_group(path: Path, leaves: Mapping[str, Any]) -> str:
+    """Writes one safetensors file, array by array, and returns its SHA-256."""
+    digest = hashlib.sha256()
+    header, order = _header(leaves)
+    with path.open("wb") as file:
+        file.write(header)
+        digest.update(header)
+        for name in order:
+            flat = np.ascontiguousarray(_to_host(leaves[name])).reshape(-1)
+            data = flat.view(np.uint8).data
+            file.write(data)
+            digest.update(data)
+        _sync(file)
+    return digest.hexdigest()
+
+
+def _header(leaves: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    specs = {name: _spec(name, leaf) for name, leaf in leaves.items()}
+    # Large items first, so that each array is aligned to the size of its items.
+    order = sorted(specs, key=lambda name: (-specs[name][0].itemsize, name))
+    entries, end = {}, 0
+    for name in order:
+        dtype, shape = specs[name]
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {
+            "dtype": _CODES[dtype],
+            "shape": shape,
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, order
+
+
+def _read_header(path: Path) -> dict[str, _Stored]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        try:
+            if start > size:
+                raise ValueError("the header is longer than the file")
+            entries = json.loads(file.read(start - 8))
+            entries.pop("__metadata__", None)
+            return {name: _parse(entry, start, size) for name, entry in entries.items()}
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            raise DamagedCheckpointError(
+                f"{path} is no valid safetensors file"
+            ) from None
+
+
+def _parse(entry: Any, start: int, size: int) -> _Stored:
+    begin, end = entry["data_offsets"]
+    if not (isinstance(begin, int) and isinstance(end, int)):
+        raise TypeError("offsets must be integers")
+    if not 0 <= begin <= end <= size - start:
+        raise ValueError("the data lie outside the file")
+    dtype = _DTYPES.get(entry["dtype"], str(entry["dtype"]))
+    return _Stored(dtype, tuple(entry["shape"]), start + begin, start + end)
+
+
+def _read_group(
+    path: Path, wanted: Mapping[str, Any], stored: Mapping[str, _Stored]
+) -> list[Any]:
+    with path.open("rb") as file:
+        return [
+            _place(_read_array(file, stored[name], *_spec(name, leaf)), leaf)
+            for name, leaf in wanted.items()
+        ]
+
+
+def _read_array(
+    file: IO[bytes], stored: _Stored, dtype: np.dtype, shape: tuple[int, ...]
+) -> np.ndarray:
+    count = math.prod(shape) * dtype.itemsize
+    if stored.end - stored.begin != count:
+        raise DamagedCheckpointError(f"{file.name} has an array that is cut short")
+    file.seek(stored.begin)
+    data = np.fromfile(file, np.uint8, count)
+    if data.size != count:
+        raise DamagedCheckpointError(f"{file.name} ends too early")
+    # A byte that is neither 0 nor 1 is no valid bool to NumPy and XLA.
+    data = data.astype(bool) if dtype == np.bool_ else data.view(dtype)
+    return data.reshape(shape)
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the checksums of the files, and the user's part."""
+    path = folder / "meta.json"
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint at {folder}")
+    if not path.is_file():
+        raise DamagedCheckpointError(f"checkpoint {folder} has no meta.json")
+    try:
+        document = json.loads(path.read_bytes())
+        files, meta = document["files"], document["meta"]
+        sealed = document.pop("sha256") == _digest(document)
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError):
+        raise DamagedCheckpointError(
+            f"{path} is not of a planprior checkpoint"
+        ) from None
+    if not sealed or not isinstance(files, dict) or not isinstance(meta, dict):
+        raise DamagedCheckpointError(f"{path} was altered: its checksum does not match")
+    if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"checkpoint {folder} is of format version {document.get('version')!r}; "
+            f"this planprior reads version {VERSION}"
+        )
+    return files, meta
+
+
+def _checked(folder: Path, files: Mapping[str, Any], group: str) -> Path:
+    """Returns the path of a group's file after comparing its checksum."""
+    name = f"{group}.safetensors"
+    path = folder / name
+    if not _GROUP.fullmatch(group):
+        raise DamagedCheckpointError(f"checkpoint {folder} names a file {group!r}")
+    if name not in files:
+        there = ", ".join(_printable(file) for file in files) or "none"
+        raise CheckpointError(f"checkpoint {folder} has no file {name}; it has {there}")
+    if not path.is_file():  # which a pipe or a device, that would block us, is not
+        raise DamagedCheckpointError(f"checkpoint {folder} lacks its file {name}")
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DamagedCheckpointError(
+            f"{path} cannot be read: {error.strerror}"
+        ) from None
+    if digest != files[name]:
+        raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
+    return path
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def _is_ours(path: Path) -> bool:
+    return path.suffix == ".safetensors" or path.name in {"meta.json", ".meta.json.tmp"}
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes renames in a folder last; Windows cannot, and need not, open folders."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
