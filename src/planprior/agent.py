@@ -8,19 +8,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float
 
 from planprior.config import Config
+from planprior.draws import UpdateNoise, draw_update_noise, policy_steps
 from planprior.hypers import Hypers
-from planprior.learning import (
-    UpdateNoise,
-    draw_update_noise,
-    policy_steps,
-    update_model,
-    update_policy,
-    update_prior,
-)
+from planprior.learning import update_model, update_policy, update_prior
 from planprior.planner import plan_all
 from planprior.policies import Policy
 from planprior.priors import LearnedPrior, fill_plans
@@ -191,9 +184,12 @@ def update_with(
             state, batch, zs, plans, mask, noise, hypers, config
         )
         metrics = metrics | prior_metrics | policy_metrics
-    target_heads = optax.incremental_update(
-        state.model.value_heads, state.target_heads, hypers.tau
+    target_heads = jax.tree.map(
+        lambda slow, fast: slow + hypers.tau * (fast - slow),
+        state.target_heads,
+        state.model.value_heads,
     )
-    finite = jnp.stack([jnp.isfinite(x) | jnp.isinf(x) for x in metrics.values()])
-    metrics["nan_metrics"] = jnp.sum(~finite).astype(jnp.float32)
+    # Never hidden: a run that diverges says so at the first update that does.
+    is_nan = jnp.isnan(jnp.stack(list(metrics.values())))
+    metrics["nan_metrics"] = jnp.sum(is_nan).astype(jnp.float32)
     return dataclasses.replace(state, target_heads=target_heads), metrics

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from planprior.config import Config, nearest
+from planprior.checked import nearest
+from planprior.config import Config
 from planprior.priors import DIVERGENCES, PRIORS
 
 

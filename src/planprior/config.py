@@ -6,60 +6,14 @@ that names the field, the value and what is allowed.
 """
 
 import dataclasses
-import difflib
-import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the nearest allowed name, or nothing."""
-    close = difflib.get_close_matches(name, list(allowed), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _check_choice(owner: str, name: str, value: object, annotation: object) -> None:
-    if typing.get_origin(annotation) is not Literal:
-        return
-    allowed = typing.get_args(annotation)
-    if value not in allowed:
-        options = ", ".join(map(repr, allowed))
-        hint = nearest(str(value), allowed)
-        raise ValueError(
-            f"{owner}.{name} is {value!r}; it must be one of {options}{hint}"
-        )
-
-
-def require(holds: bool, owner: str, name: str, value: object, allowed: str) -> None:
-    """Unless it holds, raise one sentence: field, value and what is allowed."""
-    if not holds:
-        raise ValueError(f"{owner}.{name} is {value!r}; it must be {allowed}")
+from planprior.checked import Checked, require
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """Checks every `Literal` field, and that whole numbers are whole."""
-
-    def __post_init__(self) -> None:
-        owner = type(self).__name__
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            _check_choice(owner, f.name, value, hints[f.name])
-            if hints[f.name] is int:
-                whole = isinstance(value, int) and not isinstance(value, bool)
-                require(whole, owner, f.name, value, "a whole number")
-
-    def _at_least(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            allowed = f"at least {least}"
-            require(value >= least, type(self).__name__, name, value, allowed)
-
-
-@dataclass(frozen=True)
-class NetworkConfig(_Checked):
+class NetworkConfig(Checked):
     """Sizes of the networks (TD-MPC2's `enc_dim`, `num_enc_layers`, …).
 
     Attributes:
@@ -87,8 +41,8 @@ class NetworkConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "encoder_dim", "encoder_layers", "mlp_dim", "simnorm_dim")
-        self._at_least(2, "num_bins")
+        self.at_least(1, "encoder_dim", "encoder_layers", "mlp_dim", "simnorm_dim")
+        self.at_least(2, "num_bins")
         owner, groups = type(self).__name__, self.simnorm_dim
         whole_groups = self.latent_dim > 0 and self.latent_dim % groups == 0
         allowed = f"a positive multiple of simnorm_dim = {groups}"
@@ -100,7 +54,7 @@ class NetworkConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class CriticConfig(_Checked):
+class CriticConfig(Checked):
     """The value heads and their targets.
 
     Attributes:
@@ -124,11 +78,11 @@ class CriticConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "num_heads")
+        self.at_least(1, "num_heads")
 
 
 @dataclass(frozen=True)
-class PolicyConfig(_Checked):
+class PolicyConfig(Checked):
     """The sampling policy π.
 
     Attributes:
@@ -158,7 +112,7 @@ class PolicyConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class PriorConfig(_Checked):
+class PriorConfig(Checked):
     """The prior, and how the policy is held to it.
 
     Attributes:
@@ -192,7 +146,7 @@ class PriorConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class PlannerConfig(_Checked):
+class PlannerConfig(Checked):
     """MPPI (TD-MPC2's `num_samples`, `num_elites`, `num_pi_trajs`, …).
 
     Attributes:
@@ -221,8 +175,8 @@ class PlannerConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "num_samples", "num_elites", "iterations")
-        self._at_least(0, "num_policy_trajectories")
+        self.at_least(1, "num_samples", "num_elites", "iterations")
+        self.at_least(0, "num_policy_trajectories")
         owner, samples = type(self).__name__, self.num_samples
         for name in ("num_elites", "num_policy_trajectories"):
             value = getattr(self, name)
@@ -235,7 +189,7 @@ class PlannerConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class ReanalysisConfig(_Checked):
+class ReanalysisConfig(Checked):
     """Lazy reanalysis: planning again, with today's agent, at some replayed states.
 
     Attributes:
@@ -256,12 +210,12 @@ class ReanalysisConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(0, "interval", "num_samples", "iterations")
-        self._at_least(1, "num_slices")
+        self.at_least(0, "interval", "num_samples", "iterations")
+        self.at_least(1, "num_slices")
 
 
 @dataclass(frozen=True)
-class Config(_Checked):
+class Config(Checked):
     """Everything that decides shapes and code. Hashable; one program per value.
 
     Attributes:
@@ -290,7 +244,7 @@ class Config(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "horizon", "batch_size")
+        self.at_least(1, "horizon", "batch_size")
         slices = self.reanalysis.num_slices
         fits = not self.reanalysis.interval or slices <= self.batch_size
         allowed = f"at most batch_size = {self.batch_size}"

@@ -44,7 +44,7 @@ def distribution_metrics(
     """
     gaussian = state.policy.family.in_action_space
     divergence = DIVERGENCES["reverse" if gaussian else "sampled"]
-    kl = each(lambda *a: jnp.mean(divergence(*a, hypers)))
+    kl = each(lambda pi, drawn, to: jnp.mean(divergence(pi, drawn, to, hypers)))
     steps = len(batch.action)
     pi_h, sample_h = jax.tree.map(lambda x: x[:steps], (pi, terms.sample))
     # Where no plan is stored there is a zero std: replaced, then masked.

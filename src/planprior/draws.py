@@ -1,4 +1,4 @@
-"""Where a plan's randomness comes from: keys in use, recordings in tests."""
+"""Where randomness comes from: keys in use, recordings in tests."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from planprior import nets
+from planprior.config import Config
+from planprior.priors import PRIORS
 from planprior.types import PRNGKey
 from planprior.world_model import draw_heads
 
@@ -99,3 +102,49 @@ class KeyedDraws(NamedTuple):
     def exploration(self) -> Float[Array, "A"]:
         """See `Draws`."""
         return self._normal(3, self.dims.action)
+
+
+class UpdateNoise(NamedTuple):
+    """All draws of one update.
+
+    Attributes:
+        target: Standard normal, for the target's actions.
+        policy: Standard normal, for the policy loss's actions.
+        target_heads: Which two target heads make the target.
+        policy_heads: Which two online heads value the policy's actions.
+        model_dropout: Masks of all heads.
+        policy_dropout: Masks of those two.
+    """
+
+    target: Float[Array, "H B A"]
+    policy: Float[Array, "n B A"]
+    target_heads: Int[Array, "_"]
+    policy_heads: Int[Array, "_"]
+    model_dropout: Float[Array, "H B Q _"] | None
+    policy_dropout: Float[Array, "n B q _"] | None
+
+
+def policy_steps(config: Config) -> int:
+    """How many imagined latents the policy learns on: H + 1, or H with stored plans."""
+    return config.horizon + PRIORS[config.prior.kind].everywhere
+
+
+def draw_update_noise(action_dim: int, config: Config, *, key: PRNGKey) -> UpdateNoise:
+    """Draw everything random in one update."""
+    keys = jax.random.split(key, 6)
+    heads, width = config.critic.num_heads, config.network.mlp_dim
+    steps = (config.horizon, config.batch_size)
+    policy_shape = (policy_steps(config), config.batch_size)
+    rate = config.network.dropout
+    chosen = min(heads, 2)
+    no_value = config.policy.imitation_only
+    return UpdateNoise(
+        target=jax.random.normal(keys[0], (*steps, action_dim)),
+        policy=jax.random.normal(keys[1], (*policy_shape, action_dim)),
+        target_heads=draw_heads(heads, key=keys[2]),
+        policy_heads=draw_heads(heads, key=keys[3]),
+        model_dropout=nets.dropout_mask((*steps, heads, width), rate, key=keys[4]),
+        policy_dropout=nets.dropout_mask(
+            (*policy_shape, chosen, width), 0.0 if no_value else rate, key=keys[5]
+        ),
+    )

@@ -3,11 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from planprior.config import Config, require
-
-Number = float | Float[Array, "..."]
+from planprior.checked import require
+from planprior.config import Config
+from planprior.types import Number
 
 
 class Hypers(eqx.Module):

@@ -1,16 +1,17 @@
 """The three gradient steps of an update: world model, prior, policy."""
 
 import dataclasses
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from planprior import diagnostics, nets
+from planprior import diagnostics
 from planprior.config import Config
+from planprior.draws import UpdateNoise
 from planprior.hypers import Hypers
 from planprior.losses import (
     PolicyInputs,
@@ -23,66 +24,18 @@ from planprior.policies import Policy
 from planprior.priors import PRIORS, effective_lambda
 from planprior.state import AgentState
 from planprior.targets import Bootstrap, TargetInputs, each, td_target
-from planprior.types import Batch, Gaussian, Metrics, PRNGKey, Scalar
-from planprior.world_model import WorldModel, draw_heads, pick_heads
-
-Parameters = TypeVar("Parameters")
-
-
-class UpdateNoise(NamedTuple):
-    """All draws of one update.
-
-    Attributes:
-        target: Standard normal, for the target's actions.
-        policy: Standard normal, for the policy loss's actions.
-        target_heads: Which two target heads make the target.
-        policy_heads: Which two online heads value the policy's actions.
-        model_dropout: Masks of all heads.
-        policy_dropout: Masks of those two.
-    """
-
-    target: Float[Array, "H B A"]
-    policy: Float[Array, "n B A"]
-    target_heads: Int[Array, "_"]
-    policy_heads: Int[Array, "_"]
-    model_dropout: Float[Array, "H B Q _"] | None
-    policy_dropout: Float[Array, "n B q _"] | None
-
-
-def policy_steps(config: Config) -> int:
-    """How many imagined latents the policy learns on: H + 1, or H with stored plans."""
-    return config.horizon + PRIORS[config.prior.kind].everywhere
-
-
-def draw_update_noise(action_dim: int, config: Config, *, key: PRNGKey) -> UpdateNoise:
-    """Draw everything random in one update."""
-    keys = jax.random.split(key, 6)
-    heads, width = config.critic.num_heads, config.network.mlp_dim
-    steps = (config.horizon, config.batch_size)
-    policy_shape = (policy_steps(config), config.batch_size)
-    rate = config.network.dropout
-    chosen = min(heads, 2)
-    no_value = config.policy.imitation_only
-    return UpdateNoise(
-        target=jax.random.normal(keys[0], (*steps, action_dim)),
-        policy=jax.random.normal(keys[1], (*policy_shape, action_dim)),
-        target_heads=draw_heads(heads, key=keys[2]),
-        policy_heads=draw_heads(heads, key=keys[3]),
-        model_dropout=nets.dropout_mask((*steps, heads, width), rate, key=keys[4]),
-        policy_dropout=nets.dropout_mask(
-            (*policy_shape, chosen, width), 0.0 if no_value else rate, key=keys[5]
-        ),
-    )
+from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
+from planprior.world_model import WorldModel, pick_heads
 
 
 def adam_step(
-    parameters: Parameters,
-    gradient: Parameters,
+    parameters: Any,
+    gradient: Any,
     moments: optax.OptState,
     rates: Any,
     hypers: Hypers,
     eps: float,
-) -> tuple[Parameters, optax.OptState, Scalar]:
+) -> tuple[Any, optax.OptState, Scalar]:
     """Clip by global norm, then Adam.
 
     Args:
@@ -107,7 +60,7 @@ def adam_step(
 
 
 def prior_weight(state: AgentState, hypers: Hypers, config: Config) -> Scalar:
-    """W as it stands: the setting, or λ/(1 + λ) of the adapted λ."""
+    """Prior weight w as it stands: the setting, or λ/(1 + λ) of the adapted λ."""
     if config.prior.adaptive:
         return jax.nn.sigmoid(state.log_lambda)
     return jnp.asarray(hypers.prior_weight)
@@ -148,7 +101,7 @@ def update_model(
     return state, zs, metrics | {"model_grad_norm": norm}
 
 
-def encoder_apart(model: WorldModel, encoder_rate: Scalar, rate: Scalar) -> Any:
+def encoder_apart(model: WorldModel, encoder_rate: Number, rate: Number) -> Any:
     """Learning rates, leaf by leaf: one for the encoder, one for all the rest."""
     everything = jax.tree.map(lambda _: rate, model)
     encoder = jax.tree.map(lambda _: encoder_rate, model.encoder)
@@ -173,7 +126,7 @@ def update_prior(
         state.prior,
         gradient,
         state.prior_adam,
-        jax.tree.map(lambda _: hypers.learning_rate, state.prior),
+        hypers.learning_rate,
         hypers,
         eps=1e-5,
     )
@@ -241,7 +194,7 @@ def policy_gradient(
     by_penalty, _ = jax.grad(lambda p: term("penalty", p), has_aux=True)(pi)
     (of_penalty,) = pull_back(by_penalty)
     norms = (optax.tree.norm(of_value), optax.tree.norm(of_penalty))
-    dot = optax.tree.vdot(of_value, of_penalty)
+    dot = jnp.asarray(optax.tree.vdot(of_value, of_penalty))
     gradient = jax.tree.map(jnp.add, of_value, of_penalty)
     cosine = dot / jnp.maximum(norms[0] * norms[1], 1e-12)
     return gradient, pi, terms, _gradient_metrics(*norms, cosine)
@@ -270,9 +223,13 @@ def update_policy(
     gradient, pi, terms, metrics = policy_gradient(
         state.policy, state.model, inputs, hypers, config
     )
-    rates = jax.tree.map(lambda _: hypers.learning_rate, state.policy)
     policy, moments, norm = adam_step(
-        state.policy, gradient, state.policy_adam, rates, hypers, eps=1e-5
+        state.policy,
+        gradient,
+        state.policy_adam,
+        hypers.learning_rate,
+        hypers,
+        eps=1e-5,
     )
     metrics |= {"policy_loss": terms.value + terms.penalty, "policy_grad_norm": norm}
     metrics |= {"policy_entropy_bonus": terms.bonus}

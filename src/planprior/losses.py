@@ -20,11 +20,11 @@ from planprior.nets import MLP
 from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, Prior
 from planprior.targets import REDUCTIONS, each
-from planprior.types import Batch, Gaussian, Metrics, Scalar
+from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
 from planprior.world_model import WorldModel
 
 
-def decayed(rho: Scalar, per_step: Float[Array, "n"]) -> Scalar:
+def decayed(rho: Number, per_step: Float[Array, "n"]) -> Scalar:
     """(1/n) Σ_t ρᵗ x_t. Divided by n, not by Σ ρᵗ, as published."""
     return jnp.dot(rho ** jnp.arange(len(per_step)), per_step) / len(per_step)
 
@@ -265,7 +265,8 @@ def policy_loss(
 
     divergence = DIVERGENCES[config.prior.divergence]
     reduce = jnp.mean if config.prior.reduction == "mean" else jnp.sum
-    k = reduce(each(lambda *a: divergence(*a, hypers))(pi, sample, x.prior), axis=2)
+    cost = each(lambda pi, drawn, prior: divergence(pi, drawn, prior, hypers))
+    k = reduce(cost(pi, sample, x.prior), axis=2)
     penalty_scale = numerics.update_scale(
         x.scales.penalty, k[0], x.mask[0], hypers.scale_tau
     )

@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from planprior.checked import nearest
 from planprior.compatibility import validate
 from planprior.config import (
     Config,
@@ -28,7 +29,6 @@ from planprior.config import (
     PolicyConfig,
     PriorConfig,
     ReanalysisConfig,
-    nearest,
 )
 from planprior.hypers import Hypers, discount_for, weight_from_lambda
 from planprior.types import EnvSpec

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from planprior.types import Gaussian, Scalar
+from planprior.types import Gaussian, Number, Scalar
 
 LOG_2PI = 1.8378770664093453
 LOG_2 = 0.6931471805599453
@@ -135,7 +135,7 @@ def spread(x: Float[Array, "B"], mask: Bool[Array, "B"]) -> Scalar:
 
 
 def update_scale(
-    scale: Scalar, x: Float[Array, "B"], mask: Bool[Array, "B"], tau: Scalar
+    scale: Scalar, x: Float[Array, "B"], mask: Bool[Array, "B"], tau: Number
 ) -> Scalar:
     """Move a running scale towards the spread of x, never below 1 (TD-MPC2, scale.py).
 

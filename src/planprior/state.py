@@ -1,5 +1,7 @@
 """What an agent is: every array that learning changes."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,11 @@ class AgentState(eqx.Module):
     lambda_adam: optax.OptState
 
 
+def moments(parameters: Any) -> optax.OptState:
+    """Adam's moments before the first step."""
+    return optax.scale_by_adam().init(parameters)
+
+
 def init(spec: EnvSpec, config: Config, hypers: Hypers, *, key: PRNGKey) -> AgentState:
     """A fresh agent for an environment."""
     model_key, policy_key, prior_key = jax.random.split(key, 3)
@@ -54,7 +61,7 @@ def init(spec: EnvSpec, config: Config, hypers: Hypers, *, key: PRNGKey) -> Agen
     prior = PRIORS[config.prior.kind].init(config, actions, key=prior_key)
     weight = jnp.asarray(hypers.prior_weight, jnp.float32)
     log_lambda = jnp.log(weight) - jnp.log1p(-weight) if config.prior.adaptive else 0.0
-    one, adam = jnp.ones(()), optax.scale_by_adam()
+    one = jnp.ones(())
     log_lambda = jnp.asarray(log_lambda, jnp.float32)
     return AgentState(
         model=model,
@@ -63,8 +70,8 @@ def init(spec: EnvSpec, config: Config, hypers: Hypers, *, key: PRNGKey) -> Agen
         prior=prior,
         scales=Scales(one, one, one),
         log_lambda=log_lambda,
-        model_adam=adam.init(model),
-        policy_adam=adam.init(policy),
-        prior_adam=adam.init(prior),
-        lambda_adam=adam.init(log_lambda),
+        model_adam=moments(model),
+        policy_adam=moments(policy),
+        prior_adam=moments(prior),
+        lambda_adam=moments(log_lambda),
     )

@@ -28,6 +28,7 @@ __all__ = [
     "EnvSpec",
     "Gaussian",
     "Metrics",
+    "Number",
     "PRNGKey",
     "Plan",
     "Scalar",
@@ -36,6 +37,7 @@ __all__ = [
 
 PRNGKey = Key[Array, ""]
 Scalar = Float[Array, ""]
+Number = float | Float[Array, "..."]
 Metrics = dict[str, Scalar]
 
 

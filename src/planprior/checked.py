@@ -1,0 +1,54 @@
+"""Settings that check themselves, and say what is wrong in one sentence."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the nearest allowed name, or nothing."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _check_choice(owner: str, name: str, value: object, annotation: object) -> None:
+    if typing.get_origin(annotation) is not Literal:
+        return
+    allowed = typing.get_args(annotation)
+    if value not in allowed:
+        options = ", ".join(map(repr, allowed))
+        hint = nearest(str(value), allowed)
+        raise ValueError(
+            f"{owner}.{name} is {value!r}; it must be one of {options}{hint}"
+        )
+
+
+def require(holds: bool, owner: str, name: str, value: object, allowed: str) -> None:
+    """Unless it holds, raise one sentence: field, value and what is allowed."""
+    if not holds:
+        raise ValueError(f"{owner}.{name} is {value!r}; it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Checks every `Literal` field, and that whole numbers are whole."""
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            _check_choice(owner, f.name, value, hints[f.name])
+            if hints[f.name] is int:
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                require(whole, owner, f.name, value, "a whole number")
+
+    def at_least(self, least: int, *names: str) -> None:
+        """Check that the named fields are not below `least`."""
+        for name in names:
+            value = getattr(self, name)
+            allowed = f"at least {least}"
+            require(value >= least, type(self).__name__, name, value, allowed)
