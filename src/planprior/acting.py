@@ -1,0 +1,196 @@
+"""A trained agent in your hands: load it, ask it for actions."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from planprior import checkpoint, settings
+from planprior.checkpoint import CheckpointError, Checkpoints
+from planprior.config import Config
+from planprior.experiment import FORMAT
+from planprior.hypers import Hypers
+from planprior.population import Population, member
+from planprior.spec import EnvSpec
+from planprior.state import AgentState
+
+Which = Literal["best", "latest"] | int
+
+
+class Agent:
+    """A trained agent with its planner.
+
+    It remembers its last plan, from which the next one starts: `reset` it when an
+    episode begins.
+
+    Attributes:
+        spec: The environment it was trained for.
+        config: Its static settings.
+        hypers: Its numbers.
+        state: Its parameters.
+        info: What its checkpoint says: method, size, seed, environment steps, versions.
+
+    Example:
+        agent = Agent.load("runs/cheetah-run-pompc-tiny-seed0")
+        action = agent.act(observation)
+    """
+
+    def __init__(
+        self,
+        state: AgentState,
+        spec: EnvSpec,
+        config: Config,
+        hypers: Hypers,
+        info: dict[str, Any] | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        """Wrap the state of one agent; `load` is the usual way to get one."""
+        self.state, self.spec, self.config, self.hypers = state, spec, config, hypers
+        self.info = info or {}
+        self.population = Population(
+            spec, config, [seed], [hypers], num_envs=1, capacity=config.horizon + 1
+        )
+        self.agents = jax.tree.map(lambda x: x[None], state)
+        self._step = 0
+        self.reset()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        checkpoint: Which = "best",
+        member: int = 0,
+        seed: int = 0,
+    ) -> "Agent":
+        """Load an agent; no code in the files is ever run.
+
+        Args:
+            path: A run folder, or one checkpoint in it.
+            checkpoint: Of a run folder: the one with the best evaluation, the latest,
+                or the one of an environment step.
+            member: Which agent of a population.
+            seed: Of what is random in planning.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, or it is damaged or foreign.
+        """
+        folder = find_checkpoint(Path(path), checkpoint)
+        agents, spec, config, hypers, info = load_population(folder)
+        count = len(info["members"])
+        if not 0 <= member < count:
+            raise CheckpointError(
+                f"member is {member}; {folder} has {count}, so it must be in "
+                f"[0, {count - 1}]"
+            )
+        info |= info.pop("members")[member]
+        return cls(_take(agents, member), spec, config, hypers[member], info, seed=seed)
+
+    def reset(self) -> None:
+        """Forget the last plan: an episode begins."""
+        self._warm_start = self.population.cold_start()
+        self._fresh = True
+
+    def act(
+        self, observation: ArrayLike, *, mode: Literal["plan", "policy"] = "plan"
+    ) -> np.ndarray:
+        """Choose an action, float32 [A] in [−1, 1].
+
+        Args:
+            observation: What is seen, [O].
+            mode: Plan, or ask the bare policy, which is many times faster.
+
+        Raises:
+            ValueError: The observation has another shape or is not finite, or the mode
+                is unknown.
+        """
+        seen = self._check(observation)
+        if mode == "policy":
+            action = self.population.act_without_planning(self.agents, seen)
+            return np.asarray(action)[0, 0]
+        if mode != "plan":
+            raise ValueError(f"mode is {mode!r}; it must be 'plan' or 'policy'")
+        reset = np.full((1, 1), self._fresh)
+        decision = self.population.evaluate(
+            self.agents, seen, self._warm_start, reset, self._step
+        )
+        self._warm_start, self._fresh = decision.warm_start, False
+        self._step += 1
+        return np.asarray(decision.action)[0, 0]
+
+    def _check(self, observation: ArrayLike) -> np.ndarray:
+        seen = np.asarray(observation, np.float32)
+        wanted = (self.spec.observation_dim,)
+        if seen.shape != wanted:
+            raise ValueError(
+                f"the observation has shape {seen.shape}; {self.spec.name} needs "
+                f"{wanted}"
+            )
+        if not np.isfinite(seen).all():
+            raise ValueError("the observation holds NaN or infinity")
+        return seen[None, None]
+
+
+def _take(agents: AgentState, index: int) -> AgentState:
+    return member(agents, index)
+
+
+def find_checkpoint(path: Path, which: Which = "best") -> Path:
+    """Return the checkpoint that is meant by a run folder or a checkpoint.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is no folder; it must be a run or a checkpoint")
+    if not (path / "checkpoints").is_dir():
+        return path
+    checkpoints = Checkpoints(path / "checkpoints")
+    if isinstance(which, int):
+        steps = checkpoints.steps()
+        if which not in steps:
+            raise CheckpointError(
+                f"{path} has no checkpoint at {which} env steps; it has "
+                f"{', '.join(map(str, steps)) or 'none'}"
+            )
+        return checkpoints.path(which)
+    found = checkpoints.best() if which == "best" else None
+    found = found or checkpoints.latest()
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint yet")
+    return found
+
+
+def load_population(
+    folder: Path,
+) -> tuple[AgentState, EnvSpec, Config, list[Hypers], dict[str, Any]]:
+    """Load all members of a checkpoint.
+
+    Returns:
+        Their states [P], the environment, settings, numbers of each, and `info`.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or foreign.
+    """
+    info = checkpoint.read_meta(folder)
+    try:
+        if info.get("format") != FORMAT:
+            raise ValueError(f"its format is {info.get('format')!r}, not {FORMAT}")
+        spec = EnvSpec(**info["spec"])
+        config = settings.config_from_json(info["agent"])
+        base = info["hypers"]
+        members = [
+            settings.hypers_from_json(base | {"prior_weight": m["prior_weight"]})
+            for m in info["members"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder} cannot be used: {error}") from None
+    seeds = [m["seed"] for m in info["members"]]
+    capacity = config.horizon + 1
+    population = Population(spec, config, seeds, members, num_envs=1, capacity=capacity)
+    like = {"agents": jax.eval_shape(population.init)}
+    agents = checkpoint.load(folder, like)["agents"]
+    return agents, spec, config, members, info

@@ -1,0 +1,110 @@
+"""How good agents are: whole episodes in environments of their own."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from planprior.envs.base import Pool
+from planprior.population import Population
+from planprior.state import AgentState
+
+Mode = Literal["plan", "policy"]
+
+
+class Scores(NamedTuple):
+    """Returns and lengths of evaluation episodes.
+
+    Attributes:
+        returns: Undiscounted sums of rewards, [P, episodes].
+        lengths: Environment steps, [P, episodes].
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+def evaluate(
+    population: Population,
+    agents: AgentState,
+    pool: Pool,
+    mode: Mode,
+    seed: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Scores | None:
+    """Play one episode in every environment of a pool.
+
+    One each, and not the first so many to end: those would be the short ones.
+
+    Args:
+        population: Programs of the agents.
+        agents: All members, [P].
+        pool: An equal number of environments for each member, in order of members.
+        mode: Act by planning, or by the bare policy.
+        seed: Of first states and of what is random in planning.
+        stop: Asked at every step whether to give up.
+
+    Returns:
+        The scores; None if it was told to stop.
+    """
+    shape = (population.num_members, pool.num_envs // population.num_members)
+    observation = pool.reset(seed)
+    warm_start = population.cold_start(shape[1])
+    reset = np.ones(shape, bool)
+    running = np.ones(pool.num_envs, bool)
+    returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
+    step = 0
+    while running.any():
+        if stop():
+            return None
+        seen = observation.reshape(*shape, -1)
+        if mode == "plan":
+            count = (seed + step) % 2**31
+            decision = population.evaluate(agents, seen, warm_start, reset, count)
+            action, warm_start = decision.action, decision.warm_start
+        else:
+            action = population.act_without_planning(agents, seen)
+        outcome = pool.step(np.asarray(action).reshape(pool.num_envs, -1))
+        ending = running & outcome.ended
+        returns[ending] = outcome.episode_return[ending]
+        lengths[ending] = outcome.episode_length[ending]
+        running &= ~outcome.ended
+        observation = outcome.reset_observation
+        reset = outcome.ended.reshape(shape)
+        step += 1
+    repeat = population.spec.action_repeat
+    return Scores(returns.reshape(shape), lengths.reshape(shape) * repeat)
+
+
+def interval(
+    returns: np.ndarray, *, confidence: float = 0.95, draws: int = 10_000
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean (percentile method, fixed random numbers).
+
+    Args:
+        returns: One per episode.
+        confidence: Probability that the interval is to cover.
+        draws: Resamples.
+    """
+    rng = np.random.default_rng(0)
+    index = rng.integers(len(returns), size=(draws, len(returns)))
+    means = np.mean(np.asarray(returns)[index], axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    """What `planprior eval` reports of one member's scores."""
+    returns = scores.returns[0]
+    low, high = interval(returns)
+    return {
+        "mean": float(np.mean(returns)),
+        "low": low,
+        "high": high,
+        "std": float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0,
+        "episodes": len(returns),
+        "returns": [float(x) for x in returns],
+        "env_steps": [int(x) for x in scores.lengths[0]],
+    }

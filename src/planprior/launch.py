@@ -1,0 +1,233 @@
+"""From a `TrainConfig` to a running training: devices, folder, environments, resume."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from planprior import checkpoint, runtime
+from planprior import experiment as experiments
+from planprior.checkpoint import Checkpoints, write_json_atomic
+from planprior.envs.process import choose_workers
+from planprior.envs.registry import make_pool
+from planprior.experiment import Experiment, TrainConfig
+from planprior.log import Progress, RunFolder, Sink, TensorBoard, WeightsAndBiases
+
+KEPT = 3
+"""Checkpoints kept beside the best one."""
+
+
+class Result(NamedTuple):
+    """What a training came to.
+
+    Attributes:
+        run_dir: The run folder.
+        finished: Whether it came to its end, or was told to stop before.
+        signal: The signal that told it to, if any.
+    """
+
+    run_dir: Path
+    finished: bool
+    signal: int | None
+
+
+def train(config: TrainConfig, *, console: Console | None = None) -> Result:
+    """Train an agent, or go on with the training that is in the run folder.
+
+    Args:
+        config: What to train.
+        console: Where to show progress; standard output if None.
+
+    Raises:
+        ValueError: A setting is wrong, or the run folder has another configuration.
+        RunFolderError: Another process uses the run folder.
+        TrainingError: The training diverged.
+    """
+    console = console or Console(highlight=False)
+    runtime.configure(precision=config.precision)
+    with ExitStack() as stack:
+        seed = config.seed
+        pool = stack.enter_context(
+            make_pool(config.task, config.num_envs, seed, config.num_workers())
+        )
+        experiment = experiments.resolve(
+            config, pool.spec, accelerator=runtime.has_accelerator()
+        )
+        folder = experiment.run_dir
+        stack.enter_context(runtime.RunLock(folder))
+        _claim(folder, experiment)
+        checkpoints = Checkpoints(folder / "checkpoints", keep=KEPT, warn=console.print)
+        replays = Checkpoints(folder / "replay", keep=2, warn=console.print)
+        start = _resume_point(checkpoints, replays)
+        evaluation_pool = stack.enter_context(
+            make_pool(config.task, config.eval_episodes, seed + 1, config.num_workers())
+        )
+        with _folder(experiment, start, console) as (run, progress):
+            stop = stack.enter_context(runtime.GracefulStop())
+            training = _prepare(
+                experiment, pool, evaluation_pool, run, checkpoints, replays,
+                progress, stop,
+            )  # fmt: skip
+            _introduce(training, start, console)
+            if start is not None:
+                training.restore(start.step, start.counters)
+            finished = training.run()
+        if not finished:
+            console.print(
+                f"stopped and saved at {training.env_steps} of {config.steps} env "
+                f"steps in {folder}; the same command goes on from there"
+            )
+        return Result(folder, finished, stop.signal)
+
+
+class Start(NamedTuple):
+    """Where to go on: the step of the checkpoints, and the counters there."""
+
+    step: int
+    counters: dict[str, Any]
+
+
+def _claim(folder: Path, experiment: Experiment) -> None:
+    """Write `config.json`, or compare with the one that is there."""
+    new = json.loads(json.dumps(experiments.to_json(experiment)))
+    if not (folder / "config.json").exists():
+        write_json_atomic(folder / "config.json", new | {"machine": runtime.describe()})
+        return
+    old = experiments.read(folder)
+    machine = old.pop("machine", {})
+    different = experiments.differences(old, new)
+    if different:
+        raise ValueError(
+            f"run folder {folder} has another configuration ({'; '.join(different)}); "
+            "repeat its own, or choose another --run-dir"
+        )
+    write_json_atomic(folder / "config.json", new | {"machine": machine})
+
+
+def _resume_point(checkpoints: Checkpoints, replays: Checkpoints) -> Start | None:
+    """The newest good checkpoint whose replay is there as well."""
+    latest = checkpoints.latest()
+    if latest is None:
+        return None
+    stored = set(replays.steps())
+    for step in reversed(checkpoints.steps()):
+        path = checkpoints.path(step)
+        if step in stored and _is_good(path) and _is_good(replays.path(step)):
+            return Start(step, checkpoint.read_meta(path)["counters"])
+    raise ValueError(
+        f"the checkpoints in {checkpoints.folder} have no replay in {replays.folder}; "
+        "they can be evaluated, but training cannot go on from them"
+    )
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        checkpoint.verify(path)
+    except checkpoint.CheckpointError:
+        return False
+    return True
+
+
+@contextmanager
+def _folder(
+    experiment: Experiment, start: Start | None, console: Console
+) -> Iterator[tuple[RunFolder, Progress]]:
+    """Open tables and display."""
+    step = start.step if start else 0
+    resumed_at = start.step if start else None
+    sinks = _sinks(experiment, resumed_at)
+    with (
+        RunFolder(
+            experiment.run_dir, resumed_at=resumed_at, sinks=sinks, warn=console.print
+        ) as run,
+        Progress(experiment.train.steps, start=step, console=console) as progress,
+    ):
+        yield run, progress
+
+
+def _sinks(experiment: Experiment, resumed_at: int | None) -> list[Sink]:
+    sinks: list[Sink] = []
+    folder, train = experiment.run_dir, experiment.train
+    if train.tensorboard:
+        sinks.append(TensorBoard(folder / "tensorboard", resumed_at=resumed_at))
+    if train.wandb:
+        config = experiments.to_json(experiment)
+        sinks.append(WeightsAndBiases(folder, project=train.wandb, config=config))
+    return sinks
+
+
+def _prepare(
+    experiment, pool, evaluation_pool, run, checkpoints, replays, progress, stop
+):
+    """Build population and training; only from here on is JAX's memory used."""
+    from planprior.population import Population
+    from planprior.training import Tools, Training
+
+    train = experiment.train
+    population = Population(
+        experiment.spec,
+        experiment.config,
+        [train.seed],
+        [experiment.hypers],
+        num_envs=train.num_envs,
+        capacity=experiment.capacity,
+    )
+    _check_memory(population.replay_bytes())
+    tools = Tools(
+        pool, evaluation_pool, run, checkpoints, replays, progress,
+        lambda: stop.requested,
+    )  # fmt: skip
+    return Training(experiment, population, tools, checkpoint_meta(experiment))
+
+
+def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint says of its agents, so that it can be loaded alone."""
+    stored = experiments.to_json(experiment)
+    train = experiment.train
+    members = [{"seed": train.seed, "prior_weight": experiment.hypers.prior_weight}]
+    return {
+        "method": train.method,
+        "size": experiment.size,
+        "members": members,
+        **{name: stored[name] for name in ("format", "spec", "agent", "hypers")},
+        "versions": runtime.versions(),
+    }
+
+
+def _check_memory(needed: int) -> None:
+    memory = runtime.device_memory() or runtime.host_memory()
+    if memory and needed > memory.free:
+        raise ValueError(
+            f"the replay needs {runtime.format_bytes(needed)}, but only "
+            f"{runtime.format_bytes(memory.free)} of memory are free; "
+            "lower --buffer-size"
+        )
+
+
+def _introduce(training: Any, start: Start | None, console: Console) -> None:
+    """Say what is about to happen, and what it costs."""
+    experiment, population = training.experiment, training.population
+    train, spec = experiment.train, experiment.spec
+    machine = runtime.describe()
+    parameters = population.num_parameters()
+    _, why = choose_workers(train.num_envs, train.num_workers())
+    lines = [
+        f"{spec.name}: {spec.observation_dim} observations, {spec.action_dim} actions, "
+        f"{spec.episode_length} decisions of {spec.action_repeat} env steps an episode",
+        f"{train.method}, size {experiment.size}: {parameters:,} parameters, prior "
+        f"weight {float(experiment.hypers.prior_weight):g}, seed {train.seed}",
+        f"on {machine['device']} ({machine['platform']}, {machine['cpu_cores']} CPU "
+        f"cores), products in {train.precision}",
+        f"replay of {experiment.capacity:,} rows: "
+        f"{runtime.format_bytes(population.replay_bytes())}",
+        f"environments {why}",
+        f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
+        f"run folder {experiment.run_dir}",
+    ]
+    if start is not None:
+        lines.append(f"going on from {start.step:,} env steps")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
