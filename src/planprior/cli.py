@@ -184,7 +184,7 @@ def run_eval(options: Eval) -> int:
     agent = Agent.load(
         options.run, checkpoint=which, member=options.member, seed=options.seed
     )
-    with make_pool(agent.spec.name, options.episodes, options.seed) as pool:
+    with make_pool(agent.info["task"], options.episodes, options.seed) as pool:
         scores = evaluate(
             agent.population, agent.agents, pool, options.mode, options.seed
         )
@@ -192,8 +192,9 @@ def run_eval(options: Eval) -> int:
     told = summary(scores)
     if options.video:
         told["video"] = str(_film(agent, options))
-    context = {name: agent.info[name] for name in ("method", "step", "seed")}
-    _tell(context | {"task": agent.spec.name, "mode": options.mode} | told, options)
+    shown = ("task", "method", "size", "seed", "prior_weight", "step")
+    context = {name: agent.info[name] for name in shown}
+    _tell(context | {"mode": options.mode} | told, options)
     return 0
 
 
@@ -220,7 +221,7 @@ def _film(agent: Any, options: Eval) -> Path:
     from planprior.envs.registry import make_env
 
     assert options.video is not None
-    env = make_env(agent.spec.name, options.seed)
+    env = make_env(agent.info["task"], options.seed)
     try:
         frames = video.episode(env, lambda o: agent.act(o, mode=options.mode))
         return video.write(options.video, frames, fps=video.frame_rate(env))

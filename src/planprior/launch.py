@@ -12,7 +12,7 @@ from planprior import checkpoint, runtime
 from planprior import experiment as experiments
 from planprior.checkpoint import Checkpoints, write_json_atomic
 from planprior.envs.process import choose_workers
-from planprior.envs.registry import make_pool
+from planprior.envs.registry import make_pool, resolve
 from planprior.experiment import Experiment, TrainConfig
 from planprior.log import Progress, RunFolder, Sink, TensorBoard, WeightsAndBiases
 
@@ -78,7 +78,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         if not finished:
             console.print(
                 f"stopped and saved at {training.env_steps} of {config.steps} env "
-                f"steps in {folder}; the same command goes on from there"
+                f"steps in {folder}; the same command goes on from there",
+                soft_wrap=True,
             )
         return Result(folder, finished, stop.signal)
 
@@ -189,6 +190,7 @@ def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
     train = experiment.train
     members = [{"seed": train.seed, "prior_weight": experiment.hypers.prior_weight}]
     return {
+        "task": resolve(train.task),
         "method": train.method,
         "size": experiment.size,
         "members": members,

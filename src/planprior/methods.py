@@ -169,12 +169,16 @@ class Size:
         num_heads: Q heads (BMPC's V critic keeps its two).
         planner: The planner's own sizes; TD-MPC2's unless a CPU is meant.
         reanalysis: Sizes of reanalysis, where the method has it.
+        batch_size: Slices per update.
+        learning_rate: Adam's; narrow networks bear, and need, a greater one.
     """
 
     network: NetworkConfig
     num_heads: int = 5
     planner: PlannerConfig = dataclasses.field(default_factory=PlannerConfig)
     reanalysis: ReanalysisConfig = dataclasses.field(default_factory=ReanalysisConfig)
+    batch_size: int = 256
+    learning_rate: float = 3e-4
 
 
 def _size(encoder: int, mlp: int, latent: int, layers: int, heads: int = 5) -> Size:
@@ -196,7 +200,7 @@ def _small(width: int, samples: int, elites: int, iterations: int) -> Size:
         iterations=iterations,
     )
     again = ReanalysisConfig(num_slices=4, num_samples=samples // 2)
-    return Size(network, 2, planner, again)
+    return Size(network, 2, planner, again, batch_size=128, learning_rate=1e-3)
 
 
 SIZES: dict[str, Size] = {
@@ -243,7 +247,12 @@ def at_size(config: Config, size: Size) -> Config:
         num_samples=size.reanalysis.num_samples,
     )
     return dataclasses.replace(
-        config, network=size.network, critic=critic, planner=planner, reanalysis=again
+        config,
+        network=size.network,
+        critic=critic,
+        planner=planner,
+        reanalysis=again,
+        batch_size=size.batch_size,
     )
 
 
@@ -258,7 +267,9 @@ def make(method: str, spec: EnvSpec, size: str = "5") -> tuple[Config, Hypers]:
     Raises:
         ValueError: A name is unknown.
     """
-    chosen = find(METHODS, method, "method")
-    config = at_size(chosen.config, find(SIZES, size, "size"))
-    hypers = chosen.hypers_for(spec)
+    chosen, sizes = find(METHODS, method, "method"), find(SIZES, size, "size")
+    config = at_size(chosen.config, sizes)
+    hypers = dataclasses.replace(
+        chosen.hypers_for(spec), learning_rate=sizes.learning_rate
+    )
     return validate(config), hypers.validate(config)

@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from planprior import agent
@@ -27,6 +28,8 @@ from planprior.replay import Replay
 from planprior.spec import EnvSpec
 from planprior.state import AgentState
 from planprior.types import Gaussian, Metrics, Plan, PRNGKey, Transition
+
+MemberMetrics = dict[str, Float[Array, "P"]]
 
 
 class Purpose(IntEnum):
@@ -163,23 +166,32 @@ class Population:
         total = sum(leaf.size for leaf in jax.tree.leaves(learned))
         return total // self.num_members
 
-    def init_replay(self) -> Replay:
-        """Empty replays, [P]."""
-        return jax.jit(self._init_replay_program)()
+    def init_replay(self, capacity: int | None = None) -> Replay:
+        """Empty replays, [P], of the population's capacity or another."""
+        sizes = self._replay_sizes(capacity or self.capacity)
 
-    def _init_replay_program(self) -> Replay:
-        one = rows.init(*self._replay_sizes())
-        shape = (self.num_members,)
-        return jax.tree.map(lambda x: jnp.zeros(shape + x.shape, x.dtype), one)
+        def program() -> Replay:
+            one = rows.init(*sizes)
+            shape = (self.num_members,)
+            return jax.tree.map(lambda x: jnp.zeros(shape + x.shape, x.dtype), one)
+
+        return jax.jit(program)()
+
+    def grow_replay(self, replay: Replay) -> Replay:
+        """The same rows with the population's capacity, unless they have more."""
+        before = replay.starts.shape[-1]
+        if before >= self.capacity // self.num_envs:
+            return replay
+        return jax.jit(jax.vmap(lambda one: rows.grow(one, self.capacity)))(replay)
 
     def replay_bytes(self) -> int:
         """Bytes that the replays of all members take."""
-        return self.num_members * rows.num_bytes(*self._replay_sizes())
+        return self.num_members * rows.num_bytes(*self._replay_sizes(self.capacity))
 
-    def _replay_sizes(self) -> tuple[int, int, int, int, int]:
+    def _replay_sizes(self, capacity: int) -> tuple[int, int, int, int, int]:
         spec = self.spec
         sizes = (spec.observation_dim, spec.action_dim, self.config.horizon)
-        return (self.num_envs, self.capacity, *sizes)
+        return (self.num_envs, capacity, *sizes)
 
     def cold_start(self, num_envs: int | None = None) -> Float[Array, "P E H A"]:
         """Warm starts before the first plan."""
@@ -192,11 +204,11 @@ class Population:
     def act(
         self,
         agents: AgentState,
-        observation: np.ndarray,
+        observation: ArrayLike,
         warm_start: Float[Array, "P E H A"],
-        reset: np.ndarray,
+        reset: ArrayLike,
         step: int,
-    ) -> tuple[Decision, Metrics]:
+    ) -> tuple[Decision, MemberMetrics]:
         """Plan with exploration; also what the plans tell, averaged over E.
 
         Args:
@@ -214,9 +226,9 @@ class Population:
     def evaluate(
         self,
         agents: AgentState,
-        observation: np.ndarray,
+        observation: ArrayLike,
         warm_start: Float[Array, "P E H A"],
-        reset: np.ndarray,
+        reset: ArrayLike,
         step: int,
     ) -> Decision:
         """Plan without exploration, for any number of environments."""
@@ -226,7 +238,7 @@ class Population:
         )[0]
 
     def act_without_planning(
-        self, agents: AgentState, observation: np.ndarray
+        self, agents: AgentState, observation: ArrayLike
     ) -> Float[Array, "P E A"]:
         """Take the bare policies' actions, without noise."""
         return self._act_without_planning(agents, observation)
@@ -246,7 +258,7 @@ class Population:
         purpose: Int[Array, ""],
         step: Int[Array, ""],
         explore: bool,
-    ) -> tuple[Decision, Metrics]:
+    ) -> tuple[Decision, MemberMetrics]:
         def one(state, observation, warm_start, reset, hypers, key) -> Plan:
             return agent.act(
                 state, observation, warm_start, reset, hypers, self.config, key=key,
@@ -278,7 +290,7 @@ class Population:
 
     # --- Remembering ------------------------------------------------------------------
 
-    def begin(self, replay: Replay, observation: np.ndarray) -> Replay:
+    def begin(self, replay: Replay, observation: ArrayLike) -> Replay:
         """Start an episode in every environment."""
         return self._begin(replay, observation)
 
@@ -340,7 +352,7 @@ class Population:
         *,
         num_updates: int,
         learn_policy: bool = True,
-    ) -> tuple[AgentState, Metrics]:
+    ) -> tuple[AgentState, MemberMetrics]:
         """Make gradient steps, each on a batch of its own.
 
         Args:
@@ -384,7 +396,7 @@ class Population:
         update_count: Int[Array, ""],
         num_updates: int,
         learn_policy: bool,
-    ) -> tuple[AgentState, Metrics]:
+    ) -> tuple[AgentState, MemberMetrics]:
         def one(state, batch, hypers, key) -> tuple[AgentState, Metrics]:
             return agent.update(
                 state, batch, hypers, self.config, key=key, learn_policy=learn_policy
@@ -434,7 +446,7 @@ class Population:
         )(keys)
 
     def seen(self, step: Any) -> Seen:
-        """What a pool of P · E environments answered, by member."""
+        """What a pool of P · E environments answered, by member, on the device."""
         shape = (self.num_members, self.num_envs)
         flat = {
             "observation": step.observation,
@@ -443,7 +455,8 @@ class Population:
             "ended": step.ended,
             "reset_observation": step.reset_observation,
         }
-        return Seen(**{k: x.reshape(*shape, *x.shape[1:]) for k, x in flat.items()})
+        parts = {k: x.reshape(*shape, *x.shape[1:]) for k, x in flat.items()}
+        return Seen(**jax.device_put(parts))
 
 
 def member(population: Any, index: int) -> Any:

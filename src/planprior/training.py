@@ -181,7 +181,7 @@ class Training:
             self.tools.run.sync()
             step, counters = self.env_steps, dict(vars(self.counters))
             replay = {"replay": self.replay}
-            self.tools.replays.save(step, replay)
+            self.tools.replays.save(step, replay, {"capacity": self._capacity()})
             self.tools.checkpoints.save(
                 step,
                 {"agents": self.agents},
@@ -190,13 +190,19 @@ class Training:
             )
         self._saved_at = time.monotonic()
 
+    def _capacity(self) -> int:
+        num_envs, share = self.replay.starts.shape[1:]
+        return num_envs * share
+
     def restore(self, step: int, counters: dict[str, Any]) -> None:
         """Go on from the checkpoint of a step."""
         checkpoints, replays = self.tools.checkpoints, self.tools.replays
         loaded = checkpoint.load(checkpoints.path(step), {"agents": self.agents})
         self.agents = loaded["agents"]
-        loaded = checkpoint.load(replays.path(step), {"replay": self.replay})
-        self.replay = loaded["replay"]
+        capacity = checkpoint.read_meta(replays.path(step))["capacity"]
+        like = jax.eval_shape(lambda: self.population.init_replay(capacity))
+        loaded = checkpoint.load(replays.path(step), {"replay": like})
+        self.replay = self.population.grow_replay(loaded["replay"])
         self.counters = Counters(**counters)
 
     # --- Running ----------------------------------------------------------------------
@@ -236,7 +242,7 @@ class Training:
         observation = self.tools.pool.reset(seed)
         shape = (self.population.num_members, self.schedule.num_envs)
         self._observation: Any = observation.reshape(*shape, -1)
-        self._reset = np.ones(shape, bool)
+        self._reset: Any = np.ones(shape, bool)
         self.replay = self.population.begin(self.replay, self._observation)
 
     def _seed_for(self, purpose: int, count: int) -> int:
@@ -249,6 +255,8 @@ class Training:
         with shares.section("plan"):
             decision = self._decide()
             action = np.asarray(decision.action)
+        if not np.isfinite(action).all():
+            raise self._diverged("an action is NaN")
         if self.experiment.train.overlap:
             self._learn_beside(counters.decisions + 1)
         with shares.section("env"):
@@ -259,7 +267,7 @@ class Training:
         with shares.section("store"):
             self.replay = self.population.add(self.replay, decision, seen, planned_at)
         counters.decisions += 1
-        self._observation, self._reset = seen.reset_observation, np.asarray(seen.ended)
+        self._observation, self._reset = seen.reset_observation, seen.ended
         self._note_episodes(outcome)
         if not self.experiment.train.overlap:
             self._learn_beside(counters.decisions)
@@ -388,13 +396,15 @@ class Training:
         }
 
     def _check_finite(self) -> None:
-        bad = np.asarray(self._nans)
-        if bad.any():
-            raise TrainingError(
-                f"training diverged: {int(bad.sum())} metrics were NaN before "
-                f"{self.env_steps} env steps; the checkpoints before that are intact "
-                f"in {self.tools.checkpoints.folder}"
-            )
+        bad = int(np.sum(self._nans))
+        if bad:
+            raise self._diverged(f"{bad} metrics were NaN")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"training diverged: {what} before {self.env_steps} env steps; the "
+            f"checkpoints in {self.tools.checkpoints.folder} are from before"
+        )
 
     # --- Evaluating -------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class DMControl(Env):
         self._task.random.seed(seed)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Starts an episode. (`lqr` draws its springs when built, not here.)"""
+        """Starts an episode. (`lqr` draws its springs when built, not here.)."""
         if seed is not None:
             self._task.random.seed(seed)
         self._steps = 0

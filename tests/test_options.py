@@ -1,0 +1,200 @@
+import dataclasses
+
+import pytest
+
+from planprior import cli, methods, settings
+from planprior.config import Config
+from planprior.experiment import TrainConfig, differences, resolve, to_json
+from planprior.hypers import Hypers
+from planprior.spec import EnvSpec
+
+SPEC = EnvSpec("toy:x", 3, 2, 100, action_repeat=2)
+
+
+def test_every_field_is_a_setting_with_a_meaning():
+    table = settings.table()
+    for part in dataclasses.fields(Config):
+        value = getattr(Config(), part.name)
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                assert f"{part.name}.{field.name}" in table
+        else:
+            assert part.name in table
+    numbers = {field.name for field in dataclasses.fields(Hypers)} - {"prior_weight"}
+    assert numbers <= set(table)
+    assert all(len(setting.help) > 5 for setting in table.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("horizon", "horizon"),
+        ("planner.num-samples", "planner.num_samples"),
+        ("num_elites", "planner.num_elites"),
+        ("num_pi_trajs", "planner.num_policy_trajectories"),
+        ("num_samples", "planner.num_samples"),
+        ("iterations", "planner.iterations"),
+        ("temperature", "temperature"),
+        ("batch_size", "batch_size"),
+        ("lr", "learning_rate"),
+        ("num_q", "critic.num_heads"),
+        ("log_std_min", "policy.log_std_min"),
+        ("prior", "prior.kind"),
+    ],
+)
+def test_a_setting_has_several_names(name, full):
+    assert settings.find(name).name == full
+
+
+@pytest.mark.parametrize("name", list(settings.TDMPC2_NAMES))
+def test_tdmpc2_names_lead_to_settings(name):
+    assert settings.find(name).name in settings.table()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"num_sample": 3},
+            "setting 'num_sample' is unknown; did you mean 'num_samples'",
+        ),
+        ({"learn_rate": 3}, "did you mean 'learning_rate'"),
+        ({"num_slices": 1, "reanalysis.num_slices": 2}, "given twice"),
+        ({"kind": "q"}, "setting 'kind' is ambiguous; it must be critic.kind or prior"),
+        ({"horizon": "three"}, "horizon is 'three'; it must be a whole number"),
+        ({"horizon": 2.5}, "horizon is 2.5; it must be a whole number"),
+        ({"lr": "fast"}, "learning_rate is 'fast'; it must be a number"),
+        ({"prior.adaptive": "maybe"}, "adaptive is 'maybe'; it must be true or false"),
+        ({"critic": "vv"}, "critic.kind is 'vv'; it must be one of q, v"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(given, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")) as error:
+        settings.parse(given)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_are_applied_together_and_checked_as_a_whole():
+    config, hypers = methods.make("pompc", SPEC, "tiny")
+    changes = settings.parse(
+        {"num_elites": "200", "num_samples": "400", "lr": "1e-3", "horizon": "5"}
+    )
+    config, hypers = settings.apply(config, hypers, changes)
+    assert (config.planner.num_samples, config.planner.num_elites) == (400, 200)
+    assert (config.horizon, hypers.learning_rate) == (5, 1e-3)
+    with pytest.raises(ValueError, match="num_elites is 900; it must be at most"):
+        settings.apply(config, hypers, {"planner.num_elites": 900})
+    with pytest.raises(ValueError, match=r"in \[0\.0, 1\.0\]"):
+        settings.apply(config, hypers, {"learning_rate": 7.0})
+
+
+@pytest.mark.parametrize("method", list(methods.METHODS))
+def test_a_config_survives_json(method):
+    config, _ = methods.make(method, SPEC, "small")
+    assert settings.config_from_json(settings.config_to_json(config)) == config
+
+
+def test_a_foreign_config_is_refused():
+    stored = settings.config_to_json(Config())
+    with pytest.raises(ValueError, match="has no 'horizon'"):
+        settings.config_from_json({k: v for k, v in stored.items() if k != "horizon"})
+    stored["planner"]["magic"] = 1
+    with pytest.raises(ValueError, match="PlannerConfig has other fields: magic"):
+        settings.config_from_json(stored)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rest", "found"),
+    [
+        (["walker-walk", "--seed", "3"], ["walker-walk", "--seed", "3"], {}),
+        (["task=dog-run", "steps=100"], ["dog-run", "--steps", "100"], {}),
+        (["x", "model_size=5"], ["x", "--size", "5"], {}),
+        (["x", "--eval-freq=5"], ["x", "--eval-every", "5"], {}),
+        (["x", "--lambda", "2"], ["x", "--lambda", "2"], {}),
+        (["x", "--no-overlap"], ["x", "--no-overlap"], {}),
+        (["--horizon", "5", "x"], ["x"], {"horizon": "5"}),
+        (["x", "num_samples=64"], ["x"], {"planner.num_samples": "64"}),
+        (
+            ["x", "--planner.num-samples", "64"],
+            ["x"],
+            {"planner.num_samples": "64"},
+        ),
+        (["x", "--prior.adaptive", "--seed", "1"], ["x", "--seed", "1"],
+         {"prior.adaptive": True}),
+        (["x", "--symlog-min", "-5"], ["x"], {"network.symlog_min": "-5"}),
+    ],
+)  # fmt: skip
+def test_the_command_line_is_split(arguments, rest, found):
+    assert cli.split_settings(arguments) == (rest, found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--horizn", "5"], "setting 'horizn' is unknown; did you mean 'horizon'"),
+        (["x", "--methd", "5"], "did you mean 'method'"),
+        (["x", "--horizon"], "setting 'horizon' has no value"),
+        (["x", "horizon=1", "--horizon", "2"], "setting 'horizon' is given twice"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cli.split_settings(arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "TrainConfig.steps is 0; it must be at least 1"),
+        ({"seed": -1}, "TrainConfig.seed is -1; it must be at least 0"),
+        ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
+        ({"eval_every": 0}, "eval_every is 0; it must be at least 1"),
+        ({"updates_per_step": 0.0}, "updates_per_step is 0.0; it must be in"),
+        ({"workers": "-1"}, "workers is '-1'; it must be 'auto' or a number"),
+        ({"lam": 1.0, "prior_weight": 0.5}, "left out beside prior_weight"),
+    ],
+)
+def test_a_wrong_training_is_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(task="x", **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "pomp"}, "method is 'pomp'.*did you mean 'pompc'"),
+        ({"size": "smal"}, "size is 'smal'.*did you mean 'small'"),
+        (
+            {"method": "tdmpc2", "prior_weight": 0.5},
+            "prior_weight is 0.5; it must be 0",
+        ),
+        ({"prior_weight": 1.5}, "prior_weight is 1.5; it must be in"),
+        ({"lam": -1.0}, "lambda is -1.0; it must be at least 0"),
+        ({"settings": {"seeds": "prior"}, "method": "tdmpc2"}, "cannot propose"),
+    ],
+)
+def test_an_impossible_agent_is_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(TrainConfig(task="x", **change), SPEC, accelerator=False)
+
+
+def test_what_is_left_open_is_decided():
+    made = resolve(TrainConfig(task="x", lam=1.0), SPEC, accelerator=False)
+    assert made.size == "tiny"
+    assert made.hypers.prior_weight == 0.5
+    assert made.seed_decisions == 1000  # max(1000, 5 · 100)
+    assert made.eval_every == 10_000
+    assert made.capacity == 50_000 + 500 + 2  # decisions, one more row per episode
+    assert resolve(TrainConfig(task="x"), SPEC, accelerator=True).size == "5"
+
+
+def test_only_what_matters_is_a_difference():
+    def stored(**change):
+        train = TrainConfig(task="x", **change)
+        return to_json(resolve(train, SPEC, accelerator=False))
+
+    old = stored()
+    assert differences(old, stored(steps=7, save_minutes=1.0, run_dir="y")) == []
+    assert differences(old, stored(seed=1)) == ["train.seed was 0 and is 1"]
+    changed = differences(old, stored(settings={"num_elites": 7}))
+    assert "agent.planner.num_elites was 16 and is 7" in changed

@@ -1,0 +1,138 @@
+"""Members: each as if it were alone, in one program."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from planprior import methods, population, settings
+from planprior.population import Population, member
+from planprior.spec import EnvSpec
+from toys import TINY
+
+SPEC = EnvSpec("toy:x", 3, 2, 8)
+ENVS = 2
+SEEDS, WEIGHTS = (3, 4), (0.2, 0.7)
+
+
+def build(seeds, weights):
+    config, hypers = methods.make("pompc", SPEC, "tiny")
+    config, hypers = settings.apply(config, hypers, TINY)
+    each = [dataclasses.replace(hypers, prior_weight=w) for w in weights]
+    return Population(SPEC, config, seeds, each, num_envs=ENVS, capacity=100)
+
+
+def answers(members, count):
+    """What environments answer; the members' differ."""
+    for t in range(count):
+        shape = (len(members), ENVS)
+        draws = [np.random.default_rng([m, t]) for m in members]
+        see = np.stack([d.normal(size=(2, ENVS, 3)) for d in draws]).astype(np.float32)
+        yield types.SimpleNamespace(
+            observation=see[:, 0].reshape(-1, 3),
+            reset_observation=see[:, 1].reshape(-1, 3),
+            reward=np.stack([d.normal(size=ENVS) for d in draws])
+            .astype(np.float32)
+            .ravel(),
+            terminated=np.zeros(shape, bool).ravel(),
+            ended=np.full(shape, t % 8 == 7).ravel(),
+        )
+
+
+def collect(pop, members):
+    replay = pop.init_replay()
+    first = np.stack([np.full((ENVS, 3), 0.1 * m, np.float32) for m in members])
+    replay = pop.begin(replay, first)
+    for t, answer in enumerate(answers(members, 20)):
+        decision = pop.act_randomly(t)
+        replay = pop.add(replay, decision, pop.seen(answer), 0)
+    return replay
+
+
+def learn(pop, members):
+    """Act, learn, reanalyse; return everything there is afterwards."""
+    agents, replay = pop.init(), collect(pop, members)
+    agents, _ = pop.update(agents, replay, 0, num_updates=1)
+    replay = pop.reanalyse(agents, replay, 1)
+    agents, metrics = pop.update(agents, replay, 1, num_updates=1)
+    seen = np.stack([np.full((ENVS, 3), 0.3 * m, np.float32) for m in members])
+    reset = np.tile(np.array([True, False]), (len(members), 1))
+    warm = pop.cold_start() + 0.1
+    decision, told = pop.act(agents, seen, warm, reset, 5)
+    bare = pop.act_without_planning(agents, seen)
+    return agents, replay.rows, metrics, decision, told, bare
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """One member; whose programs serve any, since all numbers are arguments."""
+    return build(SEEDS[:1], WEIGHTS[:1])
+
+
+@pytest.fixture(scope="module")
+def solos(alone):
+    results = []
+    for index, (seed, weight) in enumerate(zip(SEEDS, WEIGHTS, strict=True)):
+        other = build([seed], [weight])
+        alone.hypers, alone._keys = other.hypers, other._keys
+        results.append(learn(alone, [index]))
+    return results
+
+
+@pytest.mark.parametrize("mapping", ["loop", "vmap"])
+def test_members_are_as_if_alone(solos, mapping, monkeypatch):
+    if mapping == "vmap":
+        monkeypatch.setattr(
+            population, "map_members", lambda f, num_members: jax.vmap(f)
+        )
+    together = learn(build(SEEDS, WEIGHTS), [0, 1])
+    for index, alone in enumerate(solos):
+        ours, theirs = member(together, index), member(alone, 0)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+            ours,
+            theirs,
+        )
+    first, second = (jax.tree.leaves(member(together[0], i)) for i in (0, 1))
+    assert any(not np.allclose(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_several_updates_at_once_are_the_same_as_one_by_one(alone):
+    pop = alone
+    replay = collect(pop, [0])
+    one_by_one, metrics = pop.init(), {}
+    for count in range(3):
+        one_by_one, metrics = pop.update(one_by_one, replay, count, num_updates=1)
+    at_once, last = pop.update(pop.init(), replay, 0, num_updates=3)
+    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)  # noqa: E731
+    jax.tree.map(compare, at_once, one_by_one)
+    jax.tree.map(compare, last, metrics)
+
+
+def test_reanalysis_renews_plans_that_the_next_update_reads(alone):
+    pop = alone
+    agents, replay = pop.init(), collect(pop, [0])
+    assert not replay.rows.has_plan.any()
+    replay = pop.reanalyse(agents, replay, 7)
+    renewed = np.asarray(replay.rows.has_plan)
+    # Two slices of three steps, which may overlap.
+    assert 3 <= renewed.sum() <= 6
+    assert (np.asarray(replay.rows.planned_at)[renewed] == 7).all()
+    _, metrics = pop.update(agents, replay, 7, num_updates=1)
+    assert 0 < float(metrics["plan_std"][0]) <= 2
+
+
+def test_one_program_each(alone, solos):
+    assert alone._update._cache_size() <= 2  # one, and one for three updates at once
+    for program in (alone._act, alone._add, alone._reanalyse, alone._random):
+        assert program._cache_size() == 1
+
+
+def test_random_actions_fill_the_box_and_differ():
+    pop = build(SEEDS, WEIGHTS)
+    actions = np.stack([np.asarray(pop.act_randomly(t).action) for t in range(200)])
+    assert actions.min() < -0.95 and actions.max() > 0.95
+    assert abs(actions.mean()) < 0.05
+    assert len(np.unique(actions)) == actions.size

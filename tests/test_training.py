@@ -1,0 +1,258 @@
+"""The loop: schedules, run folders, stopping and going on."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from planprior import launch, training
+from planprior.acting import Agent
+from planprior.checkpoint import CheckpointError, Checkpoints
+from planprior.envs.base import EnvError
+from planprior.experiment import TrainConfig
+from planprior.runtime import GracefulStop
+from planprior.training import Schedule
+from toys import LENGTH, TINY
+
+STEPS = 160  # environment steps; 80 decisions, of which 20 are random
+
+
+def config(folder, task="toys:aim", **changes):
+    values = {
+        "steps": STEPS,
+        "seed_steps": 40,
+        "eval_every": 80,
+        "eval_episodes": 2,
+        "log_every": 20,
+        "run_dir": str(folder),
+        "settings": TINY,
+    }
+    return TrainConfig(task=task, **(values | changes))
+
+
+def train(*args, **kwargs):
+    screen = io.StringIO()
+    result = launch.train(config(*args, **kwargs), console=Console(file=screen))
+    return result, screen.getvalue()
+
+
+def evaluations(folder):
+    with (Path(folder) / "eval.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def events(folder, event):
+    lines = (Path(folder) / "train.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["event"] == event]
+
+
+# --- Schedule -------------------------------------------------------------------------
+
+
+def test_updates_start_with_a_burst_and_then_keep_pace():
+    one = Schedule(1, 2, 100, 1.0, 0)
+    assert [one.updates_due(n) for n in (0, 99, 100, 101)] == [0, 0, 100, 101]
+    assert one.pretraining == 100 and one.updates_at_once == 1
+    assert one.env_steps(7) == 14
+    four = Schedule(4, 1, 10, 0.5, 0)
+    # 10 random decisions are 3 of 4 environments each.
+    assert [four.is_random(n) for n in (2, 3)] == [True, False]
+    assert [four.updates_due(n) for n in (2, 3, 4)] == [0, 6, 8]
+    assert four.pretraining == 6 and four.updates_at_once == 2
+
+
+def test_reanalysis_keeps_its_cadence_whatever_the_size_of_calls():
+    one = Schedule(1, 1, 5, 1.0, 10)
+    due = [n for n in range(50) if one.reanalyses(n)]
+    assert due == [5, 15, 25, 35, 45]  # not while pretraining
+    four = Schedule(4, 1, 8, 1.0, 10)
+    due = [n for n in range(8, 88, 4) if four.reanalyses(n)]
+    assert len(due) == 8  # 80 updates at one in ten
+    assert not any(Schedule(1, 1, 5, 1.0, 0).reanalyses(n) for n in range(50))
+
+
+# --- A whole training -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return folder, *train(folder)
+
+
+def test_a_training_leaves_a_folder_that_anyone_can_read(finished):
+    folder, result, screen = finished
+    assert result.finished and result.run_dir == folder
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["train"]["task"] == "toys:aim"
+    assert stored["agent"]["planner"]["num_samples"] == 16
+    assert {"versions", "device", "git_commit"} <= stored["machine"].keys()
+    rows = evaluations(folder)
+    assert [row["step"] for row in rows] == ["80", "160"]
+    assert list(rows[0])[:2] == ["step", "episode_reward"]
+    assert 0 < float(rows[1]["episode_reward"]) <= LENGTH
+    assert {"policy_reward", "seed", "prior_weight", "updates"} <= rows[0].keys()
+    episodes = events(folder, "episode")
+    assert len(episodes) == STEPS / (2 * LENGTH)
+    assert all(row["episode_length"] == 2 * LENGTH for row in episodes)
+    updates = events(folder, "update")
+    assert {"consistency_loss", "kl_policy_prior", "time_env"} <= updates[-1].keys()
+    assert updates[-1]["updates"] == STEPS // 2
+    for text in ("replay of", "evaluation at 80 env steps", "in this process"):
+        assert text in screen
+
+
+def test_a_finished_training_is_not_repeated_but_can_be_prolonged(finished, tmp_path):
+    folder, _, _ = finished
+    before = (folder / "eval.csv").read_text()
+    result, screen = train(folder)
+    assert result.finished and "going on from 160" in screen
+    assert (folder / "eval.csv").read_text() == before
+    result, _ = train(folder, steps=200, eval_every=80)
+    assert [row["step"] for row in evaluations(folder)] == ["80", "160", "200"]
+
+
+def test_another_configuration_is_refused_by_name(finished):
+    folder, _, _ = finished
+    with pytest.raises(ValueError, match="has another configuration") as error:
+        train(folder, seed=1)
+    assert "train.seed was 0 and is 1" in str(error.value)
+    with pytest.raises(ValueError, match=r"agent\.horizon was 3 and is 2"):
+        train(folder, settings=TINY | {"horizon": 2})
+
+
+def test_the_agent_can_be_loaded_and_asked(finished):
+    folder, _, _ = finished
+    agent = Agent.load(folder)
+    assert agent.info["method"] == "pompc" and agent.info["task"] == "toys:aim"
+    observation = np.zeros(3, np.float32)
+    for mode in ("plan", "policy"):
+        action = agent.act(observation, mode=mode)
+        assert action.shape == (1,) and -1 <= action[0] <= 1
+    again = Agent.load(folder)
+    again.act(observation)
+    first, second = Agent.load(folder), Agent.load(folder)
+    assert first.act(observation) == second.act(observation)
+    with pytest.raises(ValueError, match=r"shape \(2,\); toys:aim needs \(3,\)"):
+        agent.act(np.zeros(2))
+    with pytest.raises(ValueError, match="NaN"):
+        agent.act(np.full(3, np.nan))
+
+
+def test_what_cannot_be_loaded_is_one_sentence(finished, tmp_path):
+    folder, _, _ = finished
+    with pytest.raises(CheckpointError, match="is no folder"):
+        Agent.load(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="no checkpoint at 7 env steps; it has"):
+        Agent.load(folder, checkpoint=7)
+    with pytest.raises(CheckpointError, match=r"member is 3; .* has 1"):
+        Agent.load(folder, member=3)
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+        Agent.load(tmp_path / "empty")
+
+
+# --- Variants -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_episodes_that_end_at_different_times(tmp_path, overlap):
+    folder = tmp_path / "run"
+    result, _ = train(
+        folder, "toys:uneven", num_envs=3, overlap=overlap, method="bmpc", steps=180
+    )
+    assert result.finished
+    rows = events(folder, "episode")
+    lengths = {row["episode_length"] for row in rows}
+    assert len(lengths) > 1 and max(lengths) <= 2 * LENGTH
+    assert {row["terminated"] for row in rows} == {True, False}
+    assert events(folder, "update")[-1]["updates"] == 90
+
+
+def test_an_environment_that_breaks_is_one_sentence_and_nothing_is_lost(tmp_path):
+    with pytest.raises(EnvError, match="returned nan in its reward"):
+        train(tmp_path / "run", "toys:broken")
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_training_that_diverges_says_so(tmp_path):
+    changes = TINY | {"learning_rate": 1.0, "max_grad_norm": 1e38, "symlog_max": 1e30}
+    with pytest.raises(training.TrainingError, match=r"training diverged: .* NaN"):
+        train(tmp_path / "run", settings=changes)
+
+
+# --- Stopping and going on ------------------------------------------------------------
+
+
+def test_stopped_and_resumed_it_makes_the_same_steps(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(
+        GracefulStop, "requested", property(lambda self: stop_after(self, 150))
+    )
+    result, screen = train(folder)
+    assert not result.finished
+    assert "the same command goes on from there" in screen
+    stopped = Checkpoints(folder / "checkpoints").steps()[-1]
+    assert 80 < stopped < STEPS
+    monkeypatch.undo()
+    result, screen = train(folder)
+    assert result.finished and f"going on from {stopped}" in screen
+    assert [row["step"] for row in evaluations(folder)] == ["80", "160"]
+    assert events(folder, "update")[-1]["updates"] == STEPS // 2
+
+
+def stop_after(stop, questions):
+    stop.asked = getattr(stop, "asked", 0) + 1
+    return stop.asked > questions
+
+
+def start(folder):
+    command = [sys.executable, "-m", "planprior", "train", "toys:aim"]
+    command += ["--run-dir", str(folder), "--steps", "3000", "--seed-steps", "40"]
+    command += ["--eval-every", "40", "--eval-episodes", "1"]
+    command += [f"{name}={value}" for name, value in TINY.items()]
+    here = str(Path(__file__).parent)
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": here},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_checkpoints(folder, process, after):
+    for _ in range(1200):
+        steps = Checkpoints(Path(folder) / "checkpoints").steps()
+        if steps and steps[-1] > after:
+            return steps[-1]
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint within a minute")
+
+
+def test_killed_and_repeated_it_goes_on(tmp_path):
+    folder, step = tmp_path / "run", 0
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = start(folder)
+        step = wait_for_checkpoints(folder, process, step + 40)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        if number == signal.SIGTERM:
+            assert process.returncode == 128 + number, output
+            assert "the same command goes on from there" in output
+    checkpoints = Checkpoints(folder / "checkpoints")
+    latest = checkpoints.latest()
+    assert latest is not None
+    steps = [int(row["step"]) for row in evaluations(folder)]
+    assert steps == sorted(set(steps))
+    assert Agent.load(folder, checkpoint="latest").act(np.zeros(3)).shape == (1,)

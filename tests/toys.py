@@ -1,0 +1,73 @@
+"""An environment that a tiny agent learns in seconds, for tests of the whole."""
+
+import numpy as np
+
+from planprior.envs.base import Env, Outcome
+from planprior.spec import EnvSpec
+
+LENGTH = 10
+BEST = 0.5
+
+
+class Aim(Env):
+    """Reward is 1 − |a − 0.5|; the observation tells the time and some noise."""
+
+    spec = EnvSpec("toys:aim", 3, 1, LENGTH, action_repeat=2)
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.steps = 0
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        self.steps = 0
+        return self._observe()
+
+    def step(self, action: np.ndarray) -> Outcome:
+        self.steps += 1
+        reward = 1.0 - abs(float(action[0]) - BEST)
+        return Outcome(self._observe(), reward, False, self.steps >= LENGTH)
+
+    def _observe(self) -> np.ndarray:
+        noise = self.rng.uniform(-0.1, 0.1, 2)
+        return np.array([self.steps / LENGTH, *noise], np.float32)
+
+
+class Uneven(Aim):
+    """Episodes that terminate at different times."""
+
+    spec = EnvSpec("toys:uneven", 3, 1, LENGTH, action_repeat=2, can_terminate=True)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        outcome = super().step(action)
+        ends = self.steps >= 4 and bool(self.rng.uniform() < 0.3)
+        return outcome._replace(terminated=ends)
+
+
+class Broken(Aim):
+    """Returns NaN after a while."""
+
+    spec = EnvSpec("toys:broken", 3, 1, LENGTH, action_repeat=2)
+    made = 0
+
+    def step(self, action: np.ndarray) -> Outcome:
+        Broken.made += 1
+        outcome = super().step(action)
+        return outcome._replace(reward=np.nan) if Broken.made > 30 else outcome
+
+
+aim, uneven, broken = Aim, Uneven, Broken
+
+TINY = {
+    "network.encoder_dim": 16,
+    "network.mlp_dim": 16,
+    "network.latent_dim": 16,
+    "batch_size": 16,
+    "planner.num_samples": 16,
+    "planner.num_elites": 4,
+    "planner.num_policy_trajectories": 2,
+    "planner.iterations": 2,
+    "reanalysis.num_slices": 2,
+}
+"""Settings with which the programs compile and run in seconds."""
