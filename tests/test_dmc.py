@@ -138,7 +138,9 @@ def test_actions_of_an_unbounded_task_stay_as_they_are(monkeypatch):
     np.testing.assert_array_equal(reached[0], [-0.5, 1.0])
 
 
-@pytest.mark.parametrize("task", ["cheetah-run", "walker-walk", "quadruped-fetch"])
+@pytest.mark.parametrize(
+    "task", ["cheetah-run", "walker-walk", "quadruped-fetch", "lqr-lqr_2_1"]
+)
 def test_seeds(task):
     def episode(env, seed=None) -> np.ndarray:
         first = env.reset(seed)
@@ -215,6 +217,25 @@ def test_training_ignores_a_broken_opengl_setting():
     env = dict(os.environ, MUJOCO_GL="no_such_library")
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
     assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_a_simulation_that_diverges_is_an_error_of_the_environment():
+    env = dmc.make("cheetah-run", 0)
+    env.reset()
+    env._physics.data.qpos[:] = np.nan
+    with pytest.raises(EnvError, match=r"cheetah-run has diverged: .*BADQPOS"):
+        env.step(np.zeros(6, np.float32))
+
+
+def test_closing_twice_is_closing():
+    pool = registry.make_pool("cheetah-run", 1, seed=0, workers=0)
+    pool.close()
+    pool.close()
+
+
+def test_the_pace_of_a_film_is_that_of_the_simulation():
+    # A control step of cheetah takes 0.01 s.
+    assert dmc.make("cheetah-run", 0).step_seconds == pytest.approx(0.02)
 
 
 def test_a_mujoco_that_is_too_new_is_named(monkeypatch):

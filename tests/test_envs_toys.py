@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -105,12 +106,31 @@ class Mixed(Counter):
         self.spec = EnvSpec("toy:mixed", 3, 2, 6 + seed % 1000)
 
 
-class Slow(Counter):
-    seconds = 0.5
+class Patient(Counter):
+    """Says that a step has begun and ends it when told to, both by files."""
 
     def step(self, action: np.ndarray) -> Outcome:
-        time.sleep(self.seconds)
+        folder = Path(os.environ["PATIENT_FOLDER"])
+        (folder / "begun").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
         return super().step(action)
+
+
+class Liar(Counter):
+    """Terminates although its specification says that it cannot."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(1)
+        self.spec = EnvSpec("toy:liar", 3, 2, 6)
+
+
+class Endless(Counter):
+    """Goes on after the limit of its specification."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.spec = EnvSpec("toy:endless", 3, 2, 2)
 
 
 class Witness(Counter):

@@ -38,13 +38,18 @@ class Env(ABC):
     """One environment whose actions fill the box [−1, 1].
 
     It need not reset itself: a pool calls `reset` after an episode has ended.
+
+    Attributes:
+        spec: Its sizes and lengths.
+        step_seconds: Simulated time of one step, at which a film of it is shown.
     """
 
     spec: EnvSpec
+    step_seconds: float = 1 / 30
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Starts an episode and returns its first observation, float32 [O].
+        """Start an episode; return its first observation, float32 [O].
 
         Args:
             seed: Where given, everything random from now on follows from it.
@@ -53,19 +58,19 @@ class Env(ABC):
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Outcome:
-        """Does `action`, float32 [A] in [−1, 1], with all its repeats."""
+        """Do `action`, float32 [A] in [−1, 1], with all its repeats."""
 
     def render(self, height: int = 240, width: int = 320) -> np.ndarray:
-        """Returns a picture of the present state, uint8 [height, width, 3]."""
+        """Return a picture of the present state, uint8 [height, width, 3]."""
         raise NotImplementedError(f"{self.spec.name} cannot be rendered")
 
     def close(self) -> None:
-        """Frees what the environment holds."""
+        """Free what the environment holds."""
         return
 
 
 EnvMaker = Callable[[int], Env]
-"""Builds an environment from its seed; importable by name, so that workers can."""
+"""What builds an environment from its seed; workers must be able to import it."""
 
 
 class Step(NamedTuple):
@@ -115,12 +120,12 @@ class Rows(NamedTuple):
     truncated: np.ndarray
 
     def part(self, start: int, stop: int) -> "Rows":
-        """Views of the rows of environments `start` to `stop` − 1."""
+        """Return views of the rows of environments `start` to `stop` − 1."""
         return Rows(*(field[start:stop] for field in self))
 
 
 def row_layout(spec: EnvSpec, num_envs: int) -> list[tuple[tuple[int, ...], type]]:
-    """Shape and dtype of each field of `Rows`."""
+    """Return shape and dtype of each field of `Rows`."""
     observation = ((num_envs, spec.observation_dim), np.float32)
     return [
         ((num_envs, spec.action_dim), np.float32),
@@ -133,7 +138,7 @@ def row_layout(spec: EnvSpec, num_envs: int) -> list[tuple[tuple[int, ...], type
 
 
 def env_seeds(seed: int, num_envs: int) -> list[int]:
-    """One seed per environment; environment i's does not depend on their number."""
+    """Return a seed per environment; that of the i-th is the same for any number."""
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be at least 0")
     children = np.random.SeedSequence(seed).spawn(num_envs)
@@ -141,7 +146,7 @@ def env_seeds(seed: int, num_envs: int) -> list[int]:
 
 
 def build_envs(make: EnvMaker, seeds: Sequence[int]) -> list[Env]:
-    """Builds one environment per seed and checks that they are of one kind."""
+    """Build one environment per seed and check that they are of one kind."""
     envs = [make(seed) for seed in seeds]
     for env in envs:
         if env.spec != envs[0].spec:
@@ -154,7 +159,7 @@ def build_envs(make: EnvMaker, seeds: Sequence[int]) -> list[Env]:
 def reset_rows(
     envs: Sequence[Env], rows: Rows, seeds: Sequence[int] | None, first: int = 0
 ) -> None:
-    """Starts an episode everywhere; `first` is the pool's index of `envs[0]`."""
+    """Start an episode everywhere; `first` is the pool's index of `envs[0]`."""
     for i, env in enumerate(envs):
         with _Naming(env, first + i):
             observation = env.reset(None if seeds is None else seeds[i])
@@ -163,7 +168,7 @@ def reset_rows(
 
 
 def step_rows(envs: Sequence[Env], rows: Rows, first: int = 0) -> None:
-    """Does `rows.action`, starts the next episode where one ended."""
+    """Do `rows.action`; start the next episode where one ended."""
     for i, env in enumerate(envs):
         with _Naming(env, first + i):
             outcome = env.step(rows.action[i])
@@ -177,7 +182,7 @@ def step_rows(envs: Sequence[Env], rows: Rows, first: int = 0) -> None:
 
 
 class _Naming:
-    """Adds to an error which environment it came from.
+    """Add to an error which environment it came from.
 
     Not a generator with `contextmanager`, which costs more than the rest of a row.
     """
@@ -227,7 +232,7 @@ class Pool(ABC):
         self._lengths = np.zeros(num_envs, np.int64)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Starts an episode in every environment and returns what is seen, [N, O].
+        """Start an episode in every environment; return what is seen, [N, O].
 
         Args:
             seed: Where given, all environments are seeded anew, each differently, as
@@ -243,7 +248,7 @@ class Pool(ABC):
         return self._rows.observation.copy()
 
     def send(self, actions: ArrayLike) -> None:
-        """Starts a step with `actions`, [N, A]; values outside [−1, 1] are clipped."""
+        """Start a step with `actions`, [N, A]; clip them to [−1, 1]."""
         self._expect("send", "send")
         actions = np.asarray(actions, np.float32)
         self._check_actions(actions)
@@ -252,19 +257,19 @@ class Pool(ABC):
         self._due = "recv"
 
     def recv(self) -> Step:
-        """Waits for the step that `send` started."""
+        """Wait for the step that `send` started."""
         self._expect("recv", "recv")
         self._recv()
         self._due = "send"
         return self._collect()
 
     def step(self, actions: ArrayLike) -> Step:
-        """Does `actions` and waits for the answers."""
+        """Do `actions` and wait for the answers."""
         self.send(actions)
         return self.recv()
 
     def close(self) -> None:
-        """Closes every environment; the pool cannot be used afterwards."""
+        """Close every environment; the pool cannot be used afterwards."""
         self._due = "nothing: it is closed"
         self._close()
 
@@ -303,6 +308,7 @@ class Pool(ABC):
             self._check_finite(field, getattr(rows, field))
         self._returns += rows.reward
         self._lengths += 1
+        self._check_ends()
         step = Step(
             observation=rows.observation.copy(),
             reward=rows.reward.copy(),
@@ -329,6 +335,22 @@ class Pool(ABC):
                 f"the action for environment {env} of {self.spec.name} is "
                 f"{actions[env, entry]} at entry {entry}; actions must be finite "
                 "numbers in [−1, 1]"
+            )
+
+    def _check_ends(self) -> None:
+        """Check what the replay and the wait for an episode's end rely on."""
+        rows, spec = self._rows, self.spec
+        if rows.terminated.any() and not spec.can_terminate:
+            raise EnvError(
+                f"environment {rows.terminated.argmax()} of {spec.name} terminated, "
+                "but its EnvSpec says can_terminate=False"
+            )
+        late = ~rows.terminated & ~rows.truncated
+        late &= self._lengths >= spec.episode_length
+        if late.any():
+            raise EnvError(
+                f"environment {late.argmax()} of {spec.name} goes on after "
+                f"{spec.episode_length} steps, which its EnvSpec says is the limit"
             )
 
     def _check_finite(self, field: str, values: np.ndarray) -> None:

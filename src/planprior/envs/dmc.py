@@ -9,6 +9,10 @@ Numbered where it matters for comparing with published scores:
 3. Actions in [−1, 1] are mapped to the task's bounds dimension by dimension, as
    dm_control's `action_scale` does for TD-MPC2. Only `quadruped`, whose bounds lie
    between −1 and 1.1, notices. `lqr`, which has no bounds, gets them as they are.
+
+OpenGL is not loaded before the first picture is asked for, whatever MUJOCO_GL says.
+Then MUJOCO_GL chooses the library; where it is not set, EGL on Linux, which needs no
+screen.
 """
 
 import contextlib
@@ -72,7 +76,7 @@ ALIASES = {
 
 
 def make(task: str, seed: int) -> "DMControl":
-    """Builds one environment.
+    """Build one environment.
 
     Args:
         task: One of `TASKS`.
@@ -89,33 +93,48 @@ class DMControl(Env):
     """
 
     def __init__(self, task: str, seed: int) -> None:
-        self._env = _load(task, seed)
-        self._task, self._physics = self._env.task, self._env.physics
-        self._substeps = round(self._env.control_timestep() / self._physics.timestep())
+        self._name = task
+        self._is_lqr = task.startswith("lqr")
+        self._build(seed)
+        seconds = self._env.control_timestep()
+        self._substeps = round(seconds / self._physics.timestep())
         self._centre, self._half_range = _action_map(self._env.action_spec())
         self._camera = 2 if task.startswith("quadruped") else 0
         self._steps = 0
-        _defer_rendering(self._physics)
+        self.step_seconds = ACTION_REPEAT * seconds
         self.spec = EnvSpec(
             name=f"{PREFIX}:{task}",
             observation_dim=_flatten(self._env.reset().observation).size,
             action_dim=self._centre.size,
             episode_length=EPISODE_LENGTH,
             action_repeat=ACTION_REPEAT,
-            can_terminate=task.startswith("lqr"),
+            can_terminate=self._is_lqr,
         )
         # Sizing cost a reset, so that the stream of random numbers starts again.
         self._task.random.seed(seed)
 
+    def _build(self, seed: int) -> None:
+        self._env = _load(self._name, seed)
+        self._task, self._physics = self._env.task, self._env.physics
+        _defer_rendering(self._physics)
+
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Starts an episode. (`lqr` draws its springs when built, not here.)."""
+        """Start an episode."""
+        if seed is not None and self._is_lqr:
+            # Its springs are drawn when it is built.
+            self._env.close()
+            self._build(seed)
         if seed is not None:
             self._task.random.seed(seed)
         self._steps = 0
         return _flatten(self._env.reset().observation)
 
     def step(self, action: np.ndarray) -> Outcome:
-        """Does the action twice."""
+        """Do the action twice.
+
+        Raises:
+            EnvError: The simulation diverged.
+        """
         control = self._centre + self._half_range * action.astype(np.float64)
         reward, terminated = 0.0, False
         for _ in range(ACTION_REPEAT):
@@ -131,20 +150,23 @@ class DMControl(Env):
 
     def _advance(self, control: np.ndarray) -> float:
         self._task.before_step(control, self._physics)
-        self._physics.step(self._substeps)
+        try:
+            self._physics.step(self._substeps)
+        except RuntimeError as error:
+            raise EnvError(f"{self.spec.name} has diverged: {error}") from error
         self._task.after_step(self._physics)
         return float(self._task.get_reward(self._physics))
 
     def render(
         self, height: int = 240, width: int = 320, camera: int | None = None
     ) -> np.ndarray:
-        """Returns a picture; `camera` is a number of the task's own cameras."""
+        """Return a picture; `camera` is a number of the task's own cameras."""
         _open_gl(self._physics, self.spec.name)
         camera = self._camera if camera is None else camera
         return self._physics.render(height, width, camera_id=camera)
 
     def close(self) -> None:
-        """Frees the simulator and, where pictures were taken, OpenGL."""
+        """Free the simulator and, where pictures were taken, OpenGL."""
         self._env.close()
 
 
@@ -154,7 +176,7 @@ def _flatten(observation: Mapping[str, Any]) -> np.ndarray:
 
 
 def _action_map(bounds: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and half range of the bounds; 0 and 1 where there are none."""
+    """Return centre and half range of the bounds; 0 and 1 where there are none."""
     # MuJoCo's infinity.
     bounded = (bounds.maximum < 1e10) & (bounds.minimum > -1e10)
     centre = np.where(bounded, (bounds.maximum + bounds.minimum) / 2, 0.0)
@@ -170,13 +192,15 @@ def _load(task: str, seed: int) -> Any:
 
 
 def _import_suite() -> ModuleType:
-    """Imports dm_control without OpenGL, so that training never needs it."""
-    version = importlib.metadata.version("mujoco")
-    if int(version.split(".")[0]) >= 4:
-        raise EnvError(
-            f"mujoco is version {version}, with which dm_control cannot load its "
-            "tasks; run: pip install 'mujoco>=3.17,<4'"
-        )
+    """Import dm_control without OpenGL, so that training never needs it."""
+    # Without metadata it was not installed by pip, and somebody chose the version.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("mujoco")
+        if int(version.split(".")[0]) >= 4:
+            raise EnvError(
+                f"mujoco is version {version}, with which dm_control cannot load its "
+                "tasks; run: pip install 'mujoco>=3.17,<4'"
+            )
     with _environment("MUJOCO_GL", "disabled"):
         return importlib.import_module("dm_control.suite")
 
@@ -211,7 +235,7 @@ def _open_gl(physics: Any, task: str) -> None:
 
 
 def _load_gl(backend: str) -> None:
-    """Lets dm_control choose OpenGL again, which it does when it is imported."""
+    """Let dm_control choose OpenGL again, which it does when it is imported."""
     renderer = importlib.import_module("dm_control._render")
     if renderer.BACKEND in (None, "off"):
         with _environment("MUJOCO_GL", backend):
@@ -219,7 +243,7 @@ def _load_gl(backend: str) -> None:
 
 
 def _defer_rendering(physics: Any) -> None:
-    """Keeps `physics` from opening OpenGL before a picture is asked for.
+    """Keep `physics` from opening OpenGL before a picture is asked for.
 
     `quadruped-escape` would at every reset, to upload its new terrain.
     """

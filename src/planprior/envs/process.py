@@ -53,7 +53,7 @@ class WorkerError(RuntimeError):
 def choose_workers(
     num_envs: int, workers: int | str = "auto", cores: int | None = None
 ) -> tuple[int, str]:
-    """Chooses how many worker processes step `num_envs` environments.
+    """Choose how many worker processes step `num_envs` environments.
 
     Args:
         num_envs: How many environments there are.
@@ -90,7 +90,7 @@ def _given_workers(num_envs: int, workers: int | str) -> tuple[int, str]:
 
 
 def available_cores() -> int:
-    """Counts the cores this process may use, not those of the machine."""
+    """Count the cores this process may use, not those of the machine."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -124,7 +124,7 @@ class ProcessPool(Pool):
         workers: int,
         timeout: float = 60.0,
     ) -> None:
-        """Starts the workers and waits until their environments are built.
+        """Start the workers and wait until their environments are built.
 
         Args:
             make: Builds an environment from its seed. It must be importable by name
@@ -316,7 +316,7 @@ def _context() -> ForkServerContext | SpawnContext:
 
 @contextmanager
 def _no_main_module() -> Iterator[None]:
-    """Starts processes without running the caller's script in them again.
+    """Start processes without running the caller's script in them again.
 
     `multiprocessing` would import it to find functions defined there. That loads JAX
     into every worker, and trains recursively where the script has no main guard.
@@ -337,7 +337,7 @@ def _memory_folder() -> str | None:
 
 
 def _field_sizes(spec: EnvSpec, num_envs: int) -> list[int]:
-    """Bytes of each field of `Rows`, filled up so that none shares a cache line."""
+    """Return the bytes of each field, filled up so that none shares a cache line."""
     return [
         -(-math.prod(shape) * np.dtype(dtype).itemsize // 64) * 64
         for shape, dtype in row_layout(spec, num_envs)
@@ -361,7 +361,7 @@ def _map_rows(path: str, spec: EnvSpec, num_envs: int) -> Rows:
 
 
 def serve(connection: Connection) -> None:
-    """Builds environments and steps them until the parent closes the pipe."""
+    """Build environments and step them until the parent closes the pipe."""
     envs = []
     with _reporting(connection):
         make, seeds, first = connection.recv()
@@ -388,7 +388,7 @@ def _obey(order: tuple, envs: Sequence[Env], rows: Rows, first: int) -> None:
 
 @contextmanager
 def _reporting(connection: Connection) -> Iterator[None]:
-    """Ends the work at the first error and tells the parent.
+    """End the work at the first error and tell the parent.
 
     The usual end is an error too: the parent has closed the pipe, and nobody is told.
     """

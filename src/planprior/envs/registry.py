@@ -26,14 +26,14 @@ _OTHERS = {"base", "device", "probe", "process", "registry", "worker"}
 
 
 def list_tasks() -> list[str]:
-    """Lists the full names of all tasks, whether or not they are installed."""
+    """List the full names of all tasks, whether or not they are installed."""
     return [
         f"{prefix}:{task}" for prefix in _suites() for task in _suites()[prefix].TASKS
     ]
 
 
 def resolve(task: str) -> str:
-    """Returns the full name of a task.
+    """Return the full name of a task.
 
     Capitals do not matter, nor whether words are joined by `-` or `_`, since the field
     writes `finger-turn-hard` and `finger_turn_hard` for one task.
@@ -51,7 +51,7 @@ def resolve(task: str) -> str:
 
 
 def make_env(task: str, seed: int) -> Env:
-    """Builds one environment.
+    """Build one environment.
 
     Args:
         task: A name that `resolve` accepts.
@@ -72,7 +72,7 @@ def make_pool(
     workers: int | str = "auto",
     timeout: float = 60.0,
 ) -> Pool:
-    """Builds environments of one task, in this process or in workers.
+    """Build environments of one task, in this process or in workers.
 
     Args:
         task: A name that `resolve` accepts.
@@ -113,7 +113,7 @@ def _plain(name: str) -> str:
 
 
 def _unknown(task: str) -> ValueError:
-    """The nearest name is sought among bare names: a prefix would outweigh the rest."""
+    """Name the nearest among bare names: a prefix would outweigh the rest."""
     known = {
         plain: f"{prefix}:{name}"
         for prefix, suite in _suites().items()

@@ -18,7 +18,7 @@ _THREAD_COUNTS = (
 
 
 def start(connection: Connection, environ: dict[str, str]) -> None:
-    """Prepares the process and serves environments until told to stop.
+    """Prepare the process and serve environments until told to stop.
 
     Args:
         connection: This worker's end of the pipe.
