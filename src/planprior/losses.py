@@ -18,8 +18,8 @@ from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.nets import MLP
 from planprior.policies import ENTROPIES, Sample
-from planprior.priors import DIVERGENCES, Prior
-from planprior.targets import REDUCTIONS, each
+from planprior.priors import DIVERGENCES, FITS, Prior
+from planprior.targets import REDUCTIONS, each, value_metrics
 from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
 from planprior.world_model import WorldModel
 
@@ -106,25 +106,7 @@ def termination_loss(
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels))
 
 
-def value_metrics(
-    values: Float[Array, "H B Q"], targets: Float[Array, "H B"]
-) -> Metrics:
-    """Values, targets, and by how much the first exceed the second."""
-    value, target = jnp.mean(values), jnp.mean(targets)
-    return {
-        "value": value,
-        "target": target,
-        "value_over_target": value - target,
-        "value_head_std": jnp.mean(jnp.std(values, axis=2)),
-    }
-
-
 # --- Prior (PO-MPC's learned prior, §3.6.4) -------------------------------------------
-
-FITS = {
-    "forward": lambda prior, plan: numerics.kl(plan, prior),
-    "reverse": lambda prior, plan: numerics.kl(prior, plan),
-}
 
 
 def prior_loss(

@@ -98,6 +98,18 @@ def follow_policy(
     return jnp.stack(actions)
 
 
+def propose(
+    model: WorldModel, seeders: tuple[Policy, ...], z: Latent, eps: Sequences
+) -> Sequences:
+    """Trajectories of all seeding policies, an equal share each."""
+    shares = jnp.array_split(eps, len(seeders), axis=1)
+    trajectories = [
+        jax.vmap(lambda noise, pi=pi: follow_policy(model, pi, z, noise), 1, 1)(share)
+        for pi, share in zip(seeders, shares, strict=True)
+    ]
+    return jnp.concatenate(trajectories, axis=1)
+
+
 class Search(NamedTuple):
     """The planner's distribution over sequences, and the elites that made it.
 
@@ -212,14 +224,7 @@ def plan(
     """
     horizon, num_iterations = len(warm_start), config.num_iterations(len(warm_start[0]))
     explore_paths = jax.vmap(lambda a: rollout(model, z, a, hypers, config), in_axes=1)
-    shares = jnp.array_split(draws.seeds(), len(seeders), axis=1)
-    proposals = jnp.concatenate(
-        [
-            jax.vmap(lambda eps, pi=pi: follow_policy(model, pi, z, eps), 1, 1)(share)
-            for pi, share in zip(seeders, shares, strict=True)
-        ],
-        axis=1,
-    )
+    proposals = propose(model, seeders, z, draws.seeds())
     proposed_paths = explore_paths(proposals)
 
     def iterate(search: Search, i: Int[Array, ""]) -> tuple[Search, None]:

@@ -167,6 +167,13 @@ def fill_plans(
     ), mask
 
 
+FITS = {
+    "forward": lambda prior, plan: numerics.kl(plan, prior),
+    "reverse": lambda prior, plan: numerics.kl(prior, plan),
+}
+"""What a learned prior minimises towards a stored plan, per action dimension."""
+
+
 # --- Divergences ----------------------------------------------------------------------
 
 

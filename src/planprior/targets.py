@@ -15,7 +15,7 @@ from planprior.hypers import Hypers
 from planprior.nets import MLP
 from planprior.policies import Policy
 from planprior.priors import DIVERGENCES, Prior
-from planprior.types import Scalar
+from planprior.types import Metrics, Scalar
 from planprior.world_model import WorldModel
 
 REDUCTIONS = {"min": jnp.min, "mean": jnp.mean}
@@ -125,3 +125,16 @@ def td_target(to: Bootstrap, steps: TargetInputs) -> Float[Array, "H B"]:
     """Targets of the value heads at every step of the batch."""
     target = TARGETS[to.config.critic.kind]
     return jax.lax.stop_gradient(each(lambda step: target(to, step))(steps))
+
+
+def value_metrics(
+    values: Float[Array, "H B Q"], targets: Float[Array, "H B"]
+) -> Metrics:
+    """Values, targets, and by how much the first exceed the second."""
+    value, target = jnp.mean(values), jnp.mean(targets)
+    return {
+        "value": value,
+        "target": target,
+        "value_over_target": value - target,
+        "value_head_std": jnp.mean(jnp.std(values, axis=2)),
+    }

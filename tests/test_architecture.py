@@ -1,0 +1,119 @@
+"""What holds the code together: one-way imports, short files, no special cases."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import planprior
+from planprior import methods
+
+SOURCE = Path(planprior.__file__).parent
+CORE = (
+    *("spec", "types", "checked", "config", "hypers", "compatibility", "methods"),
+    *("numerics", "nets", "encoders", "policies", "world_model", "draws", "planner"),
+    *("priors", "targets", "losses", "state", "diagnostics", "learning", "agent"),
+)
+# Each file may import those before it, and nothing that comes later.
+ORDER = (
+    *("spec", "types", "checked", "config", "hypers", "numerics", "nets"),
+    *("encoders", "policies", "world_model", "priors", "draws", "planner"),
+    *("compatibility", "methods", "targets", "losses", "state", "diagnostics"),
+    *("learning", "agent", "replay", "population"),
+)
+THIRD_PARTY = {"equinox", "jax", "jaxtyping", "numpy", "optax"}
+STANDARD = {
+    *("abc", "collections", "dataclasses", "difflib", "functools", "typing", "enum"),
+}
+FREE_OF_OURS = ("checkpoint", "log", "runtime", "checked", "spec")
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path):
+    """Top-level names of other packages, and the files of ours, that a file imports."""
+    ours, others = set(), set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "planprior":
+            names = [f"planprior.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            (ours if first == "planprior" else others).add(rest if rest else first)
+    return ours - {"planprior"}, others
+
+
+def functions(path):
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_needs_nothing_but_arrays(name):
+    ours, others = imports(SOURCE / f"{name}.py")
+    assert ours <= set(CORE)
+    assert others <= THIRD_PARTY | STANDARD
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_go_one_way(name):
+    ours, _ = imports(SOURCE / f"{name}.py")
+    assert ours <= set(ORDER[: ORDER.index(name)])
+
+
+@pytest.mark.parametrize("name", FREE_OF_OURS)
+def test_tools_know_nothing_of_agents(name):
+    ours, _ = imports(SOURCE / f"{name}.py")
+    assert not ours
+
+
+def test_environments_know_nothing_of_agents_or_jax():
+    for path in (SOURCE / "envs").glob("*.py"):
+        ours, others = imports(path)
+        assert all(n == "spec" or n.startswith("envs") for n in ours), path
+        if path.stem not in ("probe", "device"):
+            assert "jax" not in others, path
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_files_and_their_functions_are_short(name):
+    path = SOURCE / f"{name}.py"
+    assert len(path.read_text().splitlines()) <= 300
+    assert {n: size for n, size in functions(path) if size > 60} == {}
+
+
+def test_no_function_is_long():
+    for path in SOURCE.rglob("*.py"):
+        assert {n: size for n, size in functions(path) if size > 60} == {}, path
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_is_written_for_one_agent(name):
+    text = (SOURCE / f"{name}.py").read_text().lower()
+    assert not re.findall(r"\b(members?|populations?)\b", text)
+    assert not re.findall(r"\bseed\b\s*[:=]", text)
+
+
+def test_no_branch_on_a_methods_name():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Compare):
+                words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+                assert not words & set(methods.METHODS), path
+
+
+def test_the_public_names_are_there():
+    for name in planprior.__all__:
+        assert getattr(planprior, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = planprior.nothing  # pyright: ignore[reportAttributeAccessIssue]
