@@ -484,6 +484,14 @@ def test_ones_own_environment_needs_no_file_here():
         np.testing.assert_array_equal(there.reset(), first)
 
 
+def test_ones_own_environment_may_lie_in_the_present_folder(tmp_path, monkeypatch):
+    (tmp_path / "lies_here.py").write_text("from test_envs_toys import Counter as one")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    with registry.make_pool("lies_here:one", 2, seed=0, workers=1) as pool:
+        assert pool.reset().shape == (2, 3)
+
+
 def test_a_missing_function_and_no_environments_are_named():
     with pytest.raises(ValueError, match="'test_envs_toys' has no function 'Countr'"):
         registry.make_env("test_envs_toys:Countr", 0)

@@ -61,8 +61,12 @@ class Env(ABC):
         """Do `action`, float32 [A] in [−1, 1], with all its repeats."""
 
     def render(self, height: int = 240, width: int = 320) -> np.ndarray:
-        """Return a picture of the present state, uint8 [height, width, 3]."""
-        raise NotImplementedError(f"{self.spec.name} cannot be rendered")
+        """Return a picture of the present state, uint8 [height, width, 3].
+
+        Raises:
+            EnvError: It cannot be drawn, or not here.
+        """
+        raise EnvError(f"{self.spec.name} has no render() to draw a picture with")
 
     def close(self) -> None:
         """Free what the environment holds."""

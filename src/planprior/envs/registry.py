@@ -7,14 +7,16 @@ where it needs one; `PREFIX` where that is not the file's name. The file is foun
 being there.
 
 A task is `PREFIX:NAME`, a bare name, or `module:function` for an environment of one's
-own, where `function(seed)` returns an `Env`.
+own, where `function(seed)` returns an `Env`; the present folder is searched as well.
 """
 
 import difflib
 import functools
 import importlib
 import importlib.util
+import os
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -125,6 +127,10 @@ def _unknown(task: str) -> ValueError:
 
 
 def _is_module(name: str) -> bool:
+    # An installed command, unlike `python -m`, does not search the present folder.
+    # Last, so that no file there hides a package.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
