@@ -62,7 +62,8 @@ def replay(config: Config, seed: int = 1) -> Batch:
         reward=normal(*steps),
         terminated=jnp.zeros(steps, bool).at[-1, 0].set(True),
         plan=Gaussian(
-            jnp.tanh(normal(*steps, 2)) * shown, jnp.exp(0.3 * normal(*steps, 2)) * shown
+            jnp.tanh(normal(*steps, 2)) * shown,
+            jnp.exp(0.3 * normal(*steps, 2)) * shown,
         ),
         has_plan=jnp.asarray(has_plan),
         plan_age=jnp.full(steps, 3.0) * has_plan,

@@ -26,7 +26,9 @@ N = 8
 
 def floats(low, high, size=N):
     one = st.floats(low, high, width=32)
-    return st.lists(one, min_size=size, max_size=size).map(np.float32)
+    return st.lists(one, min_size=size, max_size=size).map(
+        lambda xs: np.array(xs, np.float32)
+    )
 
 
 @functools.cache
@@ -130,6 +132,9 @@ def test_gaussians_by_hand():
     close(numerics.log_density(q, at), [-0.5 - 0.5 * math.log(8 * math.pi)])
 
 
+log_densities = jax.jit(jax.vmap(numerics.log_density, (None, 0)))
+
+
 @few
 @given(gaussians(), gaussians())
 def test_kl_is_positive_and_equals_the_integral(p, q):
@@ -137,8 +142,8 @@ def test_kl_is_positive_and_equals_the_integral(p, q):
     assert (divergence >= -1e-6).all()
     close(numerics.kl(p, p), np.zeros(2))
     x = np.linspace(-20, 20, 20001)
-    log_p, log_q = (np.asarray(numerics.log_density(g, jnp.asarray(
-        np.repeat(x[:, None], 2, 1), jnp.float32))) for g in (p, q))  # fmt: skip
+    points = jnp.asarray(np.repeat(x[:, None], 2, 1), jnp.float32)
+    log_p, log_q = (np.asarray(log_densities(g, points)) for g in (p, q))
     integral = integrate(density(p, x) * (log_p - log_q), x)
     close(divergence, integral, rtol=2e-3, atol=2e-3)
 
@@ -279,15 +284,16 @@ masks = st.lists(st.booleans(), min_size=N, max_size=N).map(np.array)
 @few
 @given(floats(-1000, 1000), masks)
 def test_the_spread_ignores_what_is_masked(x, mask):
-    filled = np.where(mask, x, np.float32(np.nan))
-    got = jax.jit(numerics.spread)(filled, mask)
+    filled = jnp.asarray(np.where(mask, x, np.float32(np.nan)))
+    shown = jnp.asarray(mask)
+    got = jax.jit(numerics.spread)(filled, shown)
     if not mask.any():
-        scale = numerics.update_scale(jnp.float32(3.0), filled, mask, 0.5)
+        scale = numerics.update_scale(jnp.float32(3.0), filled, shown, 0.5)
         assert scale == 3.0
         return
     low, high = np.percentile(x[mask].astype(np.float64), [5, 95])
     close(got, high - low, rtol=1e-4, atol=1e-3)
-    scale = numerics.update_scale(jnp.float32(3.0), jnp.asarray(filled), mask, 0.5)
+    scale = numerics.update_scale(jnp.float32(3.0), filled, shown, 0.5)
     close(scale, 3 + 0.5 * (max(high - low, 1) - 3), rtol=1e-4, atol=1e-3)
 
 

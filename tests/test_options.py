@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 
-from planprior import cli, methods, settings
+from planprior import methods, settings
+from planprior.commands.splitting import split_settings
+from planprior.commands.train import NAMES
 from planprior.config import Config
 from planprior.experiment import TrainConfig, differences, resolve, to_json
 from planprior.hypers import Hypers
@@ -125,7 +127,7 @@ def test_a_foreign_config_is_refused():
     ],
 )  # fmt: skip
 def test_the_command_line_is_split(arguments, rest, found):
-    assert cli.split_settings(arguments) == (rest, found)
+    assert split_settings(arguments, NAMES) == (rest, found)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_the_command_line_is_split(arguments, rest, found):
 )
 def test_a_wrong_option_is_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
-        cli.split_settings(arguments)
+        split_settings(arguments, NAMES)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""`planprior eval`: play episodes with a trained agent, and film one."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Play episodes with a trained agent: mean, 95 % interval, returns; or film one.
+
+    Attributes:
+        run: Run folder, or one of its checkpoints.
+        mode: Act by planning, or by the bare policy.
+        episodes: Episodes to play.
+        seed: Of the first states and of what is random in planning.
+        checkpoint: best (by evaluation), latest, or the environment steps of one.
+        member: Which agent of a population.
+        video: Film an episode to this file (.mp4 or .gif) as well.
+        json: Print one JSON object and nothing else.
+    """
+
+    run: Positional[Path]
+    mode: Literal["plan", "policy"] = "plan"
+    episodes: int = 10
+    seed: int = 0
+    checkpoint: str = "best"
+    member: int = 0
+    video: Path | None = None
+    json: bool = False
+
+
+def run(options: Eval) -> int:
+    """Evaluate, and film where asked to."""
+    from planprior.acting import Agent
+    from planprior.envs.registry import make_pool
+    from planprior.evaluation import evaluate, summary
+
+    if options.episodes < 1:
+        raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
+    which: Any = options.checkpoint
+    if which.isdecimal():
+        which = int(which)
+    elif which not in ("best", "latest"):
+        raise ValueError(
+            f"checkpoint is {which!r}; it must be best, latest or a number of env steps"
+        )
+    if options.video:
+        from planprior import video
+
+        video.check(options.video)
+    agent = Agent.load(
+        options.run, checkpoint=which, member=options.member, seed=options.seed
+    )
+    with make_pool(agent.info["task"], options.episodes, options.seed) as pool:
+        scores = evaluate(
+            agent.population, agent.agents, pool, options.mode, options.seed
+        )
+    assert scores is not None
+    told = summary(scores)
+    if options.video:
+        told["video"] = str(_film(agent, options))
+    shown = ("task", "method", "size", "seed", "prior_weight", "step")
+    context = {name: agent.info[name] for name in shown}
+    _tell(context | {"mode": options.mode} | told, options)
+    return 0
+
+
+def _tell(told: dict[str, Any], options: Eval) -> None:
+    if options.json:
+        print(json.dumps(told))
+        return
+    console = Console(highlight=False)
+    console.print(
+        f"{told['task']}, {told['method']} at {told['step']:,} env steps, by "
+        f"{options.mode}: {told['mean']:.1f} "
+        f"(95 % interval {told['low']:.1f} to {told['high']:.1f}, "
+        f"{told['episodes']} episodes)",
+        soft_wrap=True,
+    )
+    returns = "  ".join(f"{x:.1f}" for x in told["returns"])
+    console.print(f"returns: {returns}", soft_wrap=True)
+    if "video" in told:
+        console.print(f"film: {told['video']}", soft_wrap=True)
+
+
+def _film(agent: Any, options: Eval) -> Path:
+    from planprior import video
+    from planprior.envs.registry import make_env
+
+    assert options.video is not None
+    env = make_env(agent.info["task"], options.seed)
+    try:
+        frames = video.episode(env, lambda o: agent.act(o, mode=options.mode))
+        return video.write(options.video, frames, fps=video.frame_rate(env))
+    finally:
+        env.close()

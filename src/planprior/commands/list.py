@@ -1,0 +1,98 @@
+"""`planprior list`: what there is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from planprior import settings
+
+
+@dataclass(frozen=True)
+class List:
+    """Show what there is: tasks, methods, model sizes, settings.
+
+    Attributes:
+        what: Which of these.
+        like: Only names that contain this.
+    """
+
+    what: Positional[Literal["all", "tasks", "methods", "sizes", "settings"]] = "all"
+    like: str = ""
+
+
+def run(options: List) -> int:
+    """Print tables of what there is."""
+    console = Console(highlight=False)
+    tables: dict[str, Callable[[str], Table]] = {
+        "tasks": _tasks,
+        "methods": _methods,
+        "sizes": _sizes,
+        "settings": _settings,
+    }
+    wanted = [options.what] if options.what != "all" else list(tables)[:3]
+    for name in wanted:
+        console.print(tables[name](options.like))
+    if options.what == "all":
+        console.print("planprior list settings shows every setting of an agent.")
+    return 0
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _tasks(like: str) -> Table:
+    from planprior.envs.registry import list_tasks
+
+    table = _table("task")
+    for task in list_tasks():
+        if like in task:
+            table.add_row(task)
+    return table
+
+
+def _methods(like: str) -> Table:
+    from planprior.methods import METHODS
+
+    table = _table("method", "what it is", "source")
+    for name, method in METHODS.items():
+        if like in name:
+            table.add_row(name, method.summary, method.source)
+    return table
+
+
+def _sizes(like: str) -> Table:
+    from planprior.methods import SIZES
+
+    table = _table(
+        "size", "encoder", "width", "latent", "Q heads", "samples", "iterations"
+    )
+    for name, size in SIZES.items():
+        if like in name:
+            net, planner = size.network, size.planner
+            numbers = (net.encoder_dim, net.mlp_dim, net.latent_dim, size.num_heads)
+            numbers += (planner.num_samples, planner.iterations)
+            table.add_row(name, *map(str, numbers))
+    return table
+
+
+def _settings(like: str) -> Table:
+    table = _table("setting", "values", "default", "meaning")
+    others: dict[str, list[str]] = {}
+    for alias, name in settings.TDMPC2_NAMES.items():
+        if alias != name.rpartition(".")[2]:
+            others.setdefault(name, []).append(alias)
+    for name, setting in settings.table().items():
+        if like in name:
+            kind = setting.kind
+            values = ", ".join(kind) if isinstance(kind, tuple) else kind.__name__
+            aliases = "".join(f" (TD-MPC2: {alias})" for alias in others.get(name, ()))
+            table.add_row(name, values, str(setting.default), setting.help + aliases)
+    return table

@@ -1,0 +1,73 @@
+"""`planprior train`: every field of `TrainConfig` is an option.
+
+Whatever else looks like one, `--planner.num-samples 256` or `num_samples=256`, is a
+setting of the agent; `splitting.py` takes it out before.
+"""
+
+import dataclasses
+import typing
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from planprior import settings
+from planprior.experiment import TrainConfig
+
+OPTION_NAMES = {"lam": "lambda"}
+"""Fields of `TrainConfig` whose name is a word of Python."""
+
+
+def _option(field: dataclasses.Field, hint: Any, doc: str) -> tuple[str, Any, Any]:
+    if field.name == "settings":
+        # Filled by `splitting`, so that settings are options like all others.
+        default = dataclasses.field(default_factory=dict)
+        return field.name, tyro.conf.Suppress[dict], default
+    name = OPTION_NAMES.get(field.name, field.name).replace("_", "-")
+    if field.default is dataclasses.MISSING:
+        return (
+            field.name,
+            Positional[Annotated[hint, arg(help=doc)]],
+            dataclasses.field(),
+        )
+    described = Annotated[hint, arg(name=name, help=doc)]
+    return field.name, described, dataclasses.field(default=field.default)
+
+
+def _train_options() -> type:
+    """A dataclass like `TrainConfig`, but for the settings, as tyro wants it."""
+    docs = settings.attribute_docs(TrainConfig)
+    hints = typing.get_type_hints(TrainConfig)
+    options = [
+        _option(field, hints[field.name], docs[field.name])
+        for field in dataclasses.fields(TrainConfig)
+    ]
+    options = dataclasses.make_dataclass("Train", options)
+    options.__doc__ = """Train an agent, or go on with the training in the run folder.
+
+    Steps are environment steps everywhere. Any setting of the agent is an option too:
+    --horizon 5, --planner.num-samples 256 or num_samples=256; `planprior list settings`
+    shows all of them, and TD-MPC2's names are understood.
+    """
+    return options
+
+
+Train = _train_options()
+NAMES = frozenset(
+    OPTION_NAMES.get(field.name, field.name)
+    for field in dataclasses.fields(Train)
+    if field.name not in ("task", "settings")
+)
+
+
+def run(options: Any) -> int:
+    """Train; the exit status is 128 + n where signal n ended it early."""
+    from planprior.launch import train
+
+    result = train(TrainConfig(**vars(options)))
+    if result.finished:
+        Console(highlight=False).print(
+            f"done; look at it with: planprior eval {result.run_dir}", soft_wrap=True
+        )
+    return 128 + result.signal if result.signal else 0
