@@ -22,11 +22,12 @@ ORDER = (
     *("compatibility", "methods", "targets", "losses", "state", "diagnostics"),
     *("learning", "agent", "replay", "population"),
 )
+FILES = ("tensorfile", "checkpoint")
 THIRD_PARTY = {"equinox", "jax", "jaxtyping", "numpy", "optax"}
 STANDARD = {
     *("abc", "collections", "dataclasses", "difflib", "functools", "typing", "enum"),
 }
-FREE_OF_OURS = ("checkpoint", "log", "runtime", "checked", "spec")
+FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")
 
 
 def parse(path):
@@ -69,6 +70,12 @@ def test_the_core_needs_nothing_but_arrays(name):
 def test_imports_go_one_way(name):
     ours, _ = imports(SOURCE / f"{name}.py")
     assert ours <= set(ORDER[: ORDER.index(name)])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_know_nothing_of_agents(name):
+    ours, _ = imports(SOURCE / f"{name}.py")
+    assert ours <= set(FILES)
 
 
 @pytest.mark.parametrize("name", FREE_OF_OURS)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from planprior import checkpoint
+from planprior import checkpoint, tensorfile
 from planprior.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -254,7 +254,7 @@ def test_a_failed_write_is_one_sentence_and_leaves_the_old_one(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(tensorfile, "sync", full)
     with pytest.raises(
         CheckpointError, match="not be written: No space left on device"
     ):

@@ -3,12 +3,7 @@
 A checkpoint holds one `GROUP.safetensors` per group of arrays and a `meta.json` with
 their checksums. Leaves are found by name (`agent/model/encoder/layers/0/weight`), never
 by position: two fields of equal shape that changed places would otherwise load swapped.
-Nothing is ever unpickled, and no file outside the folder is ever opened.
-
-Safetensors files (8 bytes of length, a JSON header, raw little-endian data) are written
-and read here, one array at a time. The library's writer wants all arrays in host memory
-at once, too much for a replay of several GB; its reader maps the file into memory,
-where a file that shrinks meanwhile kills the process.
+Nothing is ever unpickled, and no name in a file leads out of the folder.
 """
 
 import contextlib
@@ -21,35 +16,22 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, SupportsFloat
+from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
 from jax.tree_util import FlattenedIndexKey, keystr, tree_flatten_with_path
 from jaxtyping import PyTree
 
+from planprior import tensorfile
+from planprior.tensorfile import CheckpointError, DamagedCheckpointError, Stored
+
 FORMAT = "planprior checkpoint"
 VERSION = 1
 
 _LOG = logging.getLogger(__name__)
-_CODES = {
-    **{np.dtype(f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{np.dtype(f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
-    **{np.dtype(f"float{bits}"): f"F{bits}" for bits in (16, 32, 64)},
-    np.dtype("bfloat16"): "BF16",
-    np.dtype("bool"): "BOOL",
-}
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _STEP_FOLDER = re.compile(r"step_(\d{9,18})|\.step_(\d{9,18})\.old")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, read or used; the message is a sentence."""
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint that is incomplete or was altered; an older one may be good."""
 
 
 def save(
@@ -92,7 +74,7 @@ def load(folder: str | Path, like: Mapping[str, PyTree]) -> dict[str, PyTree]:
     files, _ = _read_manifest(folder)
     wanted = {group: _leaves(group, tree) for group, tree in like.items()}
     paths = {group: _checked(folder, files, group) for group in wanted}
-    stored = {group: _read_header(path) for group, path in paths.items()}
+    stored = {group: tensorfile.read_header(path) for group, path in paths.items()}
     misfits = [
         text for group in wanted for text in _misfits(wanted[group], stored[group])
     ]
@@ -227,11 +209,11 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
-            _sync(file)
+            tensorfile.sync(file)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    tensorfile.sync_folder(path.parent)
 
 
 def write_json_atomic(path: str | Path, value: Any) -> None:
@@ -240,15 +222,6 @@ def write_json_atomic(path: str | Path, value: Any) -> None:
 
 
 # Arrays and their paths.
-
-
-class _Stored(NamedTuple):
-    """What the header of a file says of one array."""
-
-    dtype: np.dtype | str  # a name where we do not know the type
-    shape: tuple
-    begin: int  # position in the file
-    end: int
 
 
 def _leaves(group: str, tree: PyTree) -> dict[str, Any]:
@@ -260,7 +233,7 @@ def _leaves(group: str, tree: PyTree) -> dict[str, Any]:
     leaves = {}
     for keys, leaf in tree_flatten_with_path(tree)[0]:
         path = "/".join([group, *(_segment(group, key) for key in keys)])
-        _spec(path, leaf)
+        tensorfile.spec_of(path, leaf)
         if path in leaves:
             raise CheckpointError(
                 f"two arrays have the path {path}; rename one of them"
@@ -278,26 +251,14 @@ def _segment(group: str, key: Any) -> str:
     return keystr((key,), simple=True).replace("%", "%25").replace("/", "%2F")
 
 
-def _spec(path: str, leaf: Any) -> tuple[np.dtype, tuple[int, ...]]:
-    try:
-        dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
-        _CODES[dtype]
-    except (AttributeError, KeyError, TypeError):
-        raise CheckpointError(
-            f"{path} is of type {getattr(leaf, 'dtype', type(leaf).__name__)}; allowed "
-            f"are arrays of {', '.join(map(str, _CODES))}"
-        ) from None
-    return dtype, shape
-
-
-def _misfits(wanted: Mapping[str, Any], stored: Mapping[str, _Stored]) -> list[str]:
+def _misfits(wanted: Mapping[str, Any], stored: Mapping[str, Stored]) -> list[str]:
     """Names every path that is missing, surplus, or of another shape or type."""
     missing = [path for path in wanted if path not in stored]
     surplus = [_printable(path) for path in stored if path not in wanted]
     texts = [f"missing {', '.join(missing)}"] if missing else []
     texts += [f"surplus {', '.join(surplus)}"] if surplus else []
     for path, leaf in wanted.items():
-        dtype, shape = _spec(path, leaf)
+        dtype, shape = tensorfile.spec_of(path, leaf)
         found = stored.get(path)
         if found and (found.dtype, found.shape) != (dtype, shape):
             there = _printable(f"{found.dtype}{list(found.shape)}")
@@ -307,19 +268,6 @@ def _misfits(wanted: Mapping[str, Any], stored: Mapping[str, _Stored]) -> list[s
 
 def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
-
-
-def _to_host(leaf: Any) -> np.ndarray:
-    """Returns a leaf's data in host memory, without leaving a copy behind.
-
-    `np.asarray` of an array on an accelerator keeps its host copy for as long as that
-    array lives; a copy put on the CPU device is freed after its last use.
-    """
-    with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS may exclude the CPU
-        cpu = jax.local_devices(backend="cpu")[0]
-        if isinstance(leaf, jax.Array) and leaf.devices() != {cpu}:
-            leaf = jax.device_put(leaf, cpu)
-    return np.asarray(leaf)
 
 
 def _place(array: np.ndarray, like: Any) -> Any:
@@ -347,7 +295,7 @@ def _write(folder: Path, leaves: Mapping[str, dict[str, Any]], meta: Any) -> Non
         files = {}
         for group, arrays in leaves.items():
             name = f"{group}.safetensors"
-            files[name] = _write_group(temporary / name, arrays)
+            files[name] = tensorfile.write(temporary / name, arrays)
         document = {"format": FORMAT, "version": VERSION, "files": files, "meta": meta}
         document["sha256"] = _digest(document)
         write_json_atomic(temporary / "meta.json", document)
@@ -363,7 +311,7 @@ def _publish(temporary: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
     os.replace(temporary, folder)
-    _sync_folder(folder.parent)
+    tensorfile.sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -382,89 +330,16 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
 
 
-def _write_group(path: Path, leaves: Mapping[str, Any]) -> str:
-    """Writes one safetensors file, array by array, and returns its SHA-256."""
-    digest = hashlib.sha256()
-    header, order = _header(leaves)
-    with path.open("wb") as file:
-        file.write(header)
-        digest.update(header)
-        for name in order:
-            flat = np.ascontiguousarray(_to_host(leaves[name])).reshape(-1)
-            data = flat.view(np.uint8).data
-            file.write(data)
-            digest.update(data)
-        _sync(file)
-    return digest.hexdigest()
-
-
-def _header(leaves: Mapping[str, Any]) -> tuple[bytes, list[str]]:
-    specs = {name: _spec(name, leaf) for name, leaf in leaves.items()}
-    # Large items first, so that each array is aligned to the size of its items.
-    order = sorted(specs, key=lambda name: (-specs[name][0].itemsize, name))
-    entries, end = {}, 0
-    for name in order:
-        dtype, shape = specs[name]
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        entries[name] = {
-            "dtype": _CODES[dtype],
-            "shape": shape,
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, order
-
-
-def _read_header(path: Path) -> dict[str, _Stored]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        try:
-            if start > size:
-                raise ValueError("the header is longer than the file")
-            entries = json.loads(file.read(start - 8))
-            entries.pop("__metadata__", None)
-            return {name: _parse(entry, start, size) for name, entry in entries.items()}
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-            raise DamagedCheckpointError(
-                f"{path} is no valid safetensors file"
-            ) from None
-
-
-def _parse(entry: Any, start: int, size: int) -> _Stored:
-    begin, end = entry["data_offsets"]
-    if not (isinstance(begin, int) and isinstance(end, int)):
-        raise TypeError("offsets must be integers")
-    if not 0 <= begin <= end <= size - start:
-        raise ValueError("the data lie outside the file")
-    dtype = _DTYPES.get(entry["dtype"], str(entry["dtype"]))
-    return _Stored(dtype, tuple(entry["shape"]), start + begin, start + end)
-
-
 def _read_group(
-    path: Path, wanted: Mapping[str, Any], stored: Mapping[str, _Stored]
+    path: Path, wanted: Mapping[str, Any], stored: Mapping[str, Stored]
 ) -> list[Any]:
     with path.open("rb") as file:
-        return [
-            _place(_read_array(file, stored[name], *_spec(name, leaf)), leaf)
-            for name, leaf in wanted.items()
-        ]
 
+        def read(name: str, leaf: Any) -> Any:
+            spec = tensorfile.spec_of(name, leaf)
+            return _place(tensorfile.read_array(file, stored[name], *spec), leaf)
 
-def _read_array(
-    file: IO[bytes], stored: _Stored, dtype: np.dtype, shape: tuple[int, ...]
-) -> np.ndarray:
-    count = math.prod(shape) * dtype.itemsize
-    if stored.end - stored.begin != count:
-        raise DamagedCheckpointError(f"{file.name} has an array that is cut short")
-    file.seek(stored.begin)
-    data = np.fromfile(file, np.uint8, count)
-    if data.size != count:
-        raise DamagedCheckpointError(f"{file.name} ends too early")
-    # A byte that is neither 0 nor 1 is no valid bool to NumPy and XLA.
-    data = data.astype(bool) if dtype == np.bool_ else data.view(dtype)
-    return data.reshape(shape)
+        return [read(name, leaf) for name, leaf in wanted.items()]
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -501,17 +376,7 @@ def _checked(folder: Path, files: Mapping[str, Any], group: str) -> Path:
     if name not in files:
         there = ", ".join(_printable(file) for file in files) or "none"
         raise CheckpointError(f"checkpoint {folder} has no file {name}; it has {there}")
-    if not path.is_file():  # which a pipe or a device, that would block us, is not
-        raise DamagedCheckpointError(f"checkpoint {folder} lacks its file {name}")
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DamagedCheckpointError(
-            f"{path} cannot be read: {error.strerror}"
-        ) from None
-    if digest != files[name]:
-        raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
+    tensorfile.check(path, files[name])
     return path
 
 
@@ -529,18 +394,3 @@ def _entries(folder: Path) -> list[Path]:
 
 def _is_ours(path: Path) -> bool:
     return path.suffix == ".safetensors" or path.name in {"meta.json", ".meta.json.tmp"}
-
-
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes renames in a folder last; Windows cannot, and need not, open folders."""
-    with contextlib.suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
