@@ -28,6 +28,8 @@ STANDARD = {
     *("abc", "collections", "dataclasses", "difflib", "functools", "typing", "enum"),
 }
 FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")
+# What shows results reads files, and knows nothing of what wrote them.
+EVIDENCE = ("intervals", "results")
 
 
 def parse(path):
@@ -82,6 +84,13 @@ def test_files_know_nothing_of_agents(name):
 def test_tools_know_nothing_of_agents(name):
     ours, _ = imports(SOURCE / f"{name}.py")
     assert not ours
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_results_are_made_from_files_alone(name):
+    ours, others = imports(SOURCE / f"{name}.py")
+    assert ours <= set(EVIDENCE[: EVIDENCE.index(name)])
+    assert "jax" not in others
 
 
 def test_environments_know_nothing_of_agents_or_jax():
