@@ -23,6 +23,7 @@ ORDER = (
     *("learning", "agent", "replay", "population"),
 )
 FILES = ("tensorfile", "checkpoint")
+STORED = (*ORDER, *FILES, "replay_segments", "replay_store")
 THIRD_PARTY = {"equinox", "jax", "jaxtyping", "numpy", "optax"}
 STANDARD = {
     *("abc", "collections", "dataclasses", "difflib", "functools", "typing", "enum"),
@@ -78,6 +79,12 @@ def test_imports_go_one_way(name):
 def test_files_know_nothing_of_agents(name):
     ours, _ = imports(SOURCE / f"{name}.py")
     assert ours <= set(FILES)
+
+
+@pytest.mark.parametrize("name", STORED[-2:])
+def test_what_stores_the_replay_knows_nothing_of_training(name):
+    ours, _ = imports(SOURCE / f"{name}.py")
+    assert ours <= set(STORED[: STORED.index(name)]) - {"agent", "population"}
 
 
 @pytest.mark.parametrize("name", FREE_OF_OURS)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 import jax
-import numpy as np
 from jax.tree_util import FlattenedIndexKey, keystr, tree_flatten_with_path
 from jaxtyping import PyTree
 
@@ -270,14 +269,6 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _place(array: np.ndarray, like: Any) -> Any:
-    """Turns what was read into the kind of array, on the devices, that `like` is."""
-    if isinstance(like, np.ndarray | np.generic):
-        return array
-    committed = getattr(like, "committed", True)
-    return jax.device_put(array, getattr(like, "sharding", None) if committed else None)
-
-
 # Files.
 
 
@@ -337,7 +328,9 @@ def _read_group(
 
         def read(name: str, leaf: Any) -> Any:
             spec = tensorfile.spec_of(name, leaf)
-            return _place(tensorfile.read_array(file, stored[name], *spec), leaf)
+            return tensorfile.place(
+                tensorfile.read_array(file, stored[name], *spec), leaf
+            )
 
         return [read(name, leaf) for name, leaf in wanted.items()]
 

@@ -168,6 +168,14 @@ def read_array(
     return data.reshape(shape)
 
 
+def place(array: np.ndarray, like: Any) -> Any:
+    """Turns what was read into the kind of array, on the devices, that `like` is."""
+    if isinstance(like, np.ndarray | np.generic):
+        return array
+    committed = getattr(like, "committed", True)
+    return jax.device_put(array, getattr(like, "sharding", None) if committed else None)
+
+
 def sync(file: IO[Any]) -> None:
     """Waits until what was written is on disk."""
     file.flush()
