@@ -56,7 +56,7 @@ def test_shapes_and_dtypes(workers):
     for field in (first, step.observation, step.reset_observation):
         assert (field.shape, field.dtype) == ((N, 3), np.float32)
     assert (step.reward.shape, step.reward.dtype) == ((N,), np.float32)
-    for flag in (step.terminated, step.truncated, step.ended):
+    for flag in (step.terminated, step.truncated, step.ended, step.success):
         assert (flag.shape, flag.dtype) == ((N,), np.bool_)
 
 
@@ -225,6 +225,23 @@ def test_an_end_that_breaks_the_specification_is_named(make, sentence, workers):
         with pytest.raises(EnvError, match=sentence):
             for _ in range(6):
                 pool.step(actions())
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_success_is_told_with_the_step_it_belongs_to(workers):
+    with make_pool(toys.Goal, workers) as pool:
+        pool.reset()
+        for _ in range(12):
+            step = pool.step(actions())
+            assert step.success.dtype == np.bool_
+            np.testing.assert_array_equal(step.success, step.episode_length % 3 == 0)
+
+
+def test_a_success_that_was_promised_must_be_told():
+    with make_pool(toys.Silent, 0) as pool:
+        pool.reset()
+        with pytest.raises(EnvError, match=r"success is None, but .*has_success=True"):
+            pool.step(actions())
 
 
 @pytest.mark.parametrize("workers", WORKERS)

@@ -117,6 +117,25 @@ class Patient(Counter):
         return super().step(action)
 
 
+class Goal(Counter):
+    """Meets its goal at every third step."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.spec = EnvSpec("toy:goal", 3, 2, 6, can_terminate=True, has_success=True)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        outcome = super().step(action)
+        return outcome._replace(success=self.count % 3 == 0)
+
+
+class Silent(Goal):
+    """Does not say what its specification promises."""
+
+    def step(self, action: np.ndarray) -> Outcome:
+        return super().step(action)._replace(success=None)
+
+
 class Liar(Counter):
     """Terminates although its specification says that it cannot."""
 

@@ -102,6 +102,7 @@ def test_a_training_leaves_a_folder_that_anyone_can_read(finished):
     assert 0 < float(rows[1]["episode_reward"]) <= LENGTH
     assert {"policy_reward", "seed", "prior_weight", "updates"} <= rows[0].keys()
     episodes = events(folder, "episode")
+    assert "success" not in rows[0].keys() | episodes[0].keys()
     assert len(episodes) == STEPS / (2 * LENGTH)
     assert all(row["episode_length"] == 2 * LENGTH for row in episodes)
     updates = events(folder, "update")
@@ -175,6 +176,11 @@ def test_episodes_that_end_at_different_times(tmp_path, overlap):
     lengths = {row["episode_length"] for row in rows}
     assert len(lengths) > 1 and max(lengths) <= 2 * LENGTH
     assert {row["terminated"] for row in rows} == {True, False}
+    for row in rows:
+        early = row["terminated"] and row["episode_length"] <= LENGTH
+        assert row["success"] == early
+    rates = [float(row["success"]) for row in evaluations(folder)]
+    assert rates and all(0 <= rate <= 1 for rate in rates)
     assert events(folder, "update")[-1]["updates"] == 90
 
 

@@ -35,14 +35,15 @@ class Aim(Env):
 
 
 class Uneven(Aim):
-    """Episodes that terminate at different times."""
+    """Episodes that terminate at different times; the goal is to end before half."""
 
-    spec = EnvSpec("toys:uneven", 3, 1, LENGTH, action_repeat=2, can_terminate=True)
+    spec = EnvSpec("toys:uneven", 3, 1, LENGTH, 2, can_terminate=True, has_success=True)
 
     def step(self, action: np.ndarray) -> Outcome:
         outcome = super().step(action)
         ends = self.steps >= 4 and bool(self.rng.uniform() < 0.3)
-        return outcome._replace(terminated=ends)
+        early = ends and self.steps <= LENGTH / 2
+        return outcome._replace(terminated=ends, success=early)
 
 
 class Broken(Aim):

@@ -18,10 +18,19 @@ class Scores(NamedTuple):
     Attributes:
         returns: Undiscounted sums of rewards, [P, episodes].
         lengths: Environment steps, [P, episodes].
+        success: Whether the goal was met at the last step, [P, episodes]; None where
+            the task defines no goal.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
+    success: np.ndarray | None
+
+    def success_rate(self, member: int) -> dict[str, float]:
+        """Share of a member's episodes that succeeded; empty without a goal."""
+        if self.success is None:
+            return {}
+        return {"success": float(np.mean(self.success[member]))}
 
 
 def evaluate(
@@ -54,6 +63,7 @@ def evaluate(
     reset = np.ones(shape, bool)
     running = np.ones(pool.num_envs, bool)
     returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
+    success = np.zeros(pool.num_envs, bool)
     step = 0
     while running.any():
         if stop():
@@ -69,12 +79,14 @@ def evaluate(
         ending = running & outcome.ended
         returns[ending] = outcome.episode_return[ending]
         lengths[ending] = outcome.episode_length[ending]
+        success[ending] = outcome.success[ending]
         running &= ~outcome.ended
         observation = outcome.reset_observation
         reset = outcome.ended.reshape(shape)
         step += 1
-    repeat = population.spec.action_repeat
-    return Scores(returns.reshape(shape), lengths.reshape(shape) * repeat)
+    lengths *= population.spec.action_repeat
+    met = success.reshape(shape) if population.spec.has_success else None
+    return Scores(returns.reshape(shape), lengths.reshape(shape), met)
 
 
 def interval(
@@ -104,6 +116,7 @@ def summary(scores: Scores) -> dict[str, Any]:
         "low": low,
         "high": high,
         "std": float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0,
+        **scores.success_rate(0),
         "episodes": len(returns),
         "returns": [float(x) for x in returns],
         "env_steps": [int(x) for x in scores.lengths[0]],

@@ -18,6 +18,7 @@ class EnvSpec:
         episode_length: Agent steps (decisions) until the time limit.
         action_repeat: Environment steps per agent step; their rewards are summed.
         can_terminate: Whether episodes may end before the time limit.
+        has_success: Whether the task says if its goal is met.
     """
 
     name: str
@@ -26,6 +27,7 @@ class EnvSpec:
     episode_length: int
     action_repeat: int = 1
     can_terminate: bool = False
+    has_success: bool = False
 
     def __post_init__(self) -> None:
         for field in ("observation_dim", "action_dim", "episode_length"):

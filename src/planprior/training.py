@@ -357,7 +357,12 @@ class Training:
                     "episode_length": length,
                     "terminated": bool(outcome.terminated[i]),
                 }
+                | self._success(outcome, i)
             )
+
+    def _success(self, outcome: Step, i: int) -> dict[str, bool]:
+        known = self.experiment.spec.has_success
+        return {"success": bool(outcome.success[i])} if known else {}
 
     def _row(self, member: int, event: str) -> dict[str, Any]:
         return {
@@ -457,6 +462,7 @@ class Training:
                 "policy_reward_std": float(policy.std()),
                 "episode_length": float(scores["plan"].lengths[member].mean()),
                 "episodes": len(plan),
+                **scores["plan"].success_rate(member),
                 **row,
                 "updates": self.counters.updates,
                 "seconds": round(self.counters.seconds, 1),

@@ -63,8 +63,9 @@ def episode(
     ended = False
     while not ended:
         action = np.clip(np.asarray(act(observation), np.float32), -1.0, 1.0)
-        observation, _, terminated, truncated = env.step(action)
-        ended = terminated or truncated
+        outcome = env.step(action)
+        observation = outcome.observation
+        ended = outcome.terminated or outcome.truncated
         yield env.render(height, width)
 
 

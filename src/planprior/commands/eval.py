@@ -82,6 +82,8 @@ def _tell(told: dict[str, Any], options: Eval) -> None:
         f"{told['episodes']} episodes)",
         soft_wrap=True,
     )
+    if "success" in told:
+        console.print(f"success at the end of an episode: {told['success']:.0%}")
     returns = "  ".join(f"{x:.1f}" for x in told["returns"])
     console.print(f"returns: {returns}", soft_wrap=True)
     if "video" in told:

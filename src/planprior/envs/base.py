@@ -26,12 +26,15 @@ class Outcome(NamedTuple):
         reward: Reward of the action, summed over its repeats.
         terminated: Whether the episode ended by the task's own rule.
         truncated: Whether it ended at the time limit.
+        success: Whether the task's goal is met after the action; None where the task
+            defines no goal, as `EnvSpec.has_success` says.
     """
 
     observation: np.ndarray
     reward: float
     terminated: bool
     truncated: bool
+    success: bool | None = None
 
 
 class Env(ABC):
@@ -94,6 +97,8 @@ class Step(NamedTuple):
             observation of the next episode where one ended, else `observation`.
         episode_return: Sum of the episode's rewards up to this step, [N].
         episode_length: Steps of the episode up to this one, [N].
+        success: Where the task's goal is met after the action, [N]; at the end of an
+            episode this is its success. All False where `EnvSpec.has_success` is.
     """
 
     observation: np.ndarray
@@ -103,6 +108,7 @@ class Step(NamedTuple):
     reset_observation: np.ndarray
     episode_return: np.ndarray
     episode_length: np.ndarray
+    success: np.ndarray
 
     @property
     def ended(self) -> np.ndarray:
@@ -122,6 +128,7 @@ class Rows(NamedTuple):
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    success: np.ndarray
 
     def part(self, start: int, stop: int) -> "Rows":
         """Return views of the rows of environments `start` to `stop` − 1."""
@@ -131,13 +138,13 @@ class Rows(NamedTuple):
 def row_layout(spec: EnvSpec, num_envs: int) -> list[tuple[tuple[int, ...], type]]:
     """Return shape and dtype of each field of `Rows`."""
     observation = ((num_envs, spec.observation_dim), np.float32)
+    flag = ((num_envs,), np.bool_)
     return [
         ((num_envs, spec.action_dim), np.float32),
         observation,
         observation,
         ((num_envs,), np.float32),
-        ((num_envs,), np.bool_),
-        ((num_envs,), np.bool_),
+        *(flag, flag, flag),
     ]
 
 
@@ -180,9 +187,19 @@ def step_rows(envs: Sequence[Env], rows: Rows, first: int = 0) -> None:
             rows.reward[i] = outcome.reward
             rows.terminated[i] = outcome.terminated
             rows.truncated[i] = outcome.truncated
+            rows.success[i] = _success(env.spec, outcome)
             ended = outcome.terminated or outcome.truncated
             following = env.reset() if ended else rows.observation[i]
             _store(rows.reset_observation[i], following)
+
+
+def _success(spec: EnvSpec, outcome: Outcome) -> bool:
+    if spec.has_success != (outcome.success is not None):
+        raise EnvError(
+            f"a step's success is {outcome.success}, but the EnvSpec says "
+            f"has_success={spec.has_success}"
+        )
+    return bool(outcome.success)
 
 
 class _Naming:
@@ -321,6 +338,7 @@ class Pool(ABC):
             reset_observation=rows.reset_observation.copy(),
             episode_return=self._returns.copy(),
             episode_length=self._lengths.copy(),
+            success=rows.success.copy(),
         )
         self._returns[step.ended] = 0
         self._lengths[step.ended] = 0
