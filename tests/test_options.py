@@ -190,6 +190,20 @@ def test_what_is_left_open_is_decided():
     assert resolve(TrainConfig(task="x"), SPEC, accelerator=True).size == "5"
 
 
+def test_a_suite_proposes_and_the_user_decides():
+    proposed = {"terminations": "bootstrap", "rho": 0.7}
+    own = {"rho": 0.6, "horizon": 4}
+
+    def made(**settings):
+        train = TrainConfig(task="x", settings=settings)
+        return resolve(train, SPEC, accelerator=False, proposed=proposed)
+
+    assert made().config.terminations == "bootstrap" and made().hypers.rho == 0.7
+    assert made().proposed == proposed
+    assert made(**own).hypers.rho == 0.6 and made(**own).config.horizon == 4
+    assert made(**own).proposed == {"terminations": "bootstrap"}
+
+
 def test_only_what_matters_is_a_difference():
     def stored(**change):
         train = TrainConfig(task="x", **change)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from planprior import methods, settings
@@ -119,6 +120,7 @@ class Experiment:
         spec: The environment.
         config: The agent's static settings.
         hypers: Its numbers.
+        proposed: Settings that the task's suite proposed and the user left so.
         size: Its size.
         seed_decisions: Random decisions at the start, of all environments together.
         eval_every: Environment steps between evaluations.
@@ -130,6 +132,7 @@ class Experiment:
     spec: EnvSpec
     config: Config
     hypers: Hypers
+    proposed: Mapping[str, Value]
     size: str
     seed_decisions: int
     eval_every: int
@@ -142,13 +145,20 @@ class Experiment:
         return self.spec.action_repeat * self.train.num_envs
 
 
-def resolve(train: TrainConfig, spec: EnvSpec, *, accelerator: bool) -> Experiment:
+def resolve(
+    train: TrainConfig,
+    spec: EnvSpec,
+    *,
+    accelerator: bool,
+    proposed: Mapping[str, Value] = MappingProxyType({}),
+) -> Experiment:
     """Decide what a `TrainConfig` leaves open.
 
     Args:
         train: What was asked for.
         spec: The environment.
         accelerator: Whether there is a GPU or TPU.
+        proposed: Settings by full name that the user's own come before.
 
     Raises:
         ValueError: A setting is unknown or makes no sense.
@@ -160,7 +170,8 @@ def resolve(train: TrainConfig, spec: EnvSpec, *, accelerator: bool) -> Experime
     weight = _prior_weight(train)
     if weight is not None:
         hypers = dataclasses.replace(hypers, prior_weight=weight)
-    config, hypers = settings.apply(config, hypers, settings.parse(train.settings))
+    own = settings.parse(train.settings)
+    config, hypers = settings.apply(config, hypers, {**proposed, **own})
     decisions = math.ceil(train.steps / spec.action_repeat)
     # An episode of T decisions has T + 1 rows.
     rows = math.ceil(decisions * (1 + 1 / spec.episode_length)) + 2 * train.num_envs
@@ -171,6 +182,7 @@ def resolve(train: TrainConfig, spec: EnvSpec, *, accelerator: bool) -> Experime
         spec=spec,
         config=config,
         hypers=hypers,
+        proposed={k: v for k, v in proposed.items() if k not in own},
         size=size,
         seed_decisions=_seed_decisions(train, spec),
         eval_every=every,

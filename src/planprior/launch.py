@@ -12,7 +12,7 @@ from planprior import checkpoint, runtime
 from planprior import experiment as experiments
 from planprior.checkpoint import Checkpoints, write_json_atomic
 from planprior.envs.process import choose_workers
-from planprior.envs.registry import make_pool, resolve
+from planprior.envs.registry import make_pool, proposed_settings, resolve
 from planprior.experiment import Experiment, TrainConfig
 from planprior.log import Progress, RunFolder, Sink, TensorBoard, WeightsAndBiases
 
@@ -54,7 +54,10 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
             make_pool(config.task, config.num_envs, seed, config.num_workers())
         )
         experiment = experiments.resolve(
-            config, pool.spec, accelerator=runtime.has_accelerator()
+            config,
+            pool.spec,
+            accelerator=runtime.has_accelerator(),
+            proposed=proposed_settings(config.task),
         )
         folder = experiment.run_dir
         stack.enter_context(runtime.RunLock(folder))
@@ -229,6 +232,9 @@ def _introduce(training: Any, start: Start | None, console: Console) -> None:
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
     ]
+    if experiment.proposed:
+        told = ", ".join(f"{k}={v}" for k, v in experiment.proposed.items())
+        lines.append(f"as the papers of this suite do: {told}")
     if start is not None:
         lines.append(f"going on from {start.step:,} env steps")
     for line in lines:

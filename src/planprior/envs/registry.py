@@ -3,8 +3,9 @@
 A suite is one file of this folder. It offers `TASKS` (names), `ALIASES` (other names
 for them) and `make(task, seed) -> Env`, which imports the simulator when called;
 `REQUIRES` (a package to look for) and `EXTRA` (the extra of planprior that installs it)
-where it needs one; `PREFIX` where that is not the file's name. The file is found by
-being there.
+or `INSTALL` (what to do instead) where it needs one; `PREFIX` where that is not the
+file's name; `SETTINGS`, settings of the agent that its papers use, by full name. The
+file is found by being there.
 
 A task is `PREFIX:NAME`, a bare name, or `module:function` for an environment of one's
 own, where `function(seed)` returns an `Env`; the present folder is searched as well.
@@ -50,6 +51,12 @@ def resolve(task: str) -> str:
         if found and prefix in ("", known):
             return f"{known}:{found}"
     raise _unknown(task)
+
+
+def proposed_settings(task: str) -> dict[str, int | float | bool | str]:
+    """Return the agent's settings that a task's suite proposes, by full name."""
+    suite = _suites().get(resolve(task).rpartition(":")[0])
+    return dict(getattr(suite, "SETTINGS", {}))
 
 
 def make_env(task: str, seed: int) -> Env:
@@ -149,7 +156,6 @@ def _check_installed(suite: ModuleType | None, task: str) -> None:
         return
     needed = getattr(suite, "REQUIRES", None)
     if needed and importlib.util.find_spec(needed) is None:
-        raise ModuleNotFoundError(
-            f"task {task!r} needs the package {needed}; run: "
-            f"pip install 'planprior[{suite.EXTRA}]'"
-        )
+        how = getattr(suite, "INSTALL", None)
+        how = how or f"run: pip install 'planprior[{suite.EXTRA}]'"
+        raise ModuleNotFoundError(f"task {task!r} needs the package {needed}; {how}")

@@ -1,0 +1,137 @@
+"""What every suite of tasks keeps; new ones are found by being there.
+
+A suite is tested where its package is installed. Meta-World and MyoSuite cannot live
+beside dm_control, so `docs/suites.md` says how to run this file for each of them.
+"""
+
+import importlib.util
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from planprior import settings
+from planprior.envs import registry
+from planprior.envs.base import Env, Outcome
+
+SUITES = registry._suites()
+
+
+def installed(suite: ModuleType) -> bool:
+    needed = getattr(suite, "REQUIRES", None)
+    return needed is None or importlib.util.find_spec(needed) is not None
+
+
+def some(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Three of them, spread over the list."""
+    return tasks[:: max(1, len(tasks) // 3)][:3]
+
+
+TASKS = [
+    f"{prefix}:{task}"
+    for prefix, suite in SUITES.items()
+    if installed(suite)
+    for task in some(suite.TASKS)
+]
+
+
+def actions(env: Env, steps: int) -> np.ndarray:
+    size = (steps, env.spec.action_dim)
+    return np.random.default_rng(0).uniform(-1, 1, size).astype(np.float32)
+
+
+def episode(env: Env, seed: int | None = None, steps: int = 5) -> np.ndarray:
+    """What is seen at the start of an episode."""
+    first = env.reset(seed)
+    return np.stack([first] + [env.step(a).observation for a in actions(env, steps)])
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def env(request):
+    made = registry.make_env(request.param, 5)
+    yield made
+    made.close()
+
+
+def check(outcome: Outcome, env: Env) -> None:
+    spec = env.spec
+    assert outcome.observation.shape == (spec.observation_dim,)
+    assert outcome.observation.dtype == np.float32
+    assert np.isfinite(outcome.observation).all()
+    assert type(outcome.reward) is float and np.isfinite(outcome.reward)
+    assert type(outcome.terminated) is bool and type(outcome.truncated) is bool
+    assert type(outcome.success) is (bool if spec.has_success else type(None))
+
+
+def test_sizes_and_types_are_those_of_the_specification(env):
+    first = env.reset()
+    assert (first.shape, first.dtype) == ((env.spec.observation_dim,), np.float32)
+    assert registry.resolve(env.spec.name) == env.spec.name
+    for action in actions(env, 3):
+        check(env.step(action), env)
+
+
+def test_everything_random_follows_from_the_seed(env):
+    once = episode(env, seed=5)
+    again = episode(env)  # the stream goes on
+    np.testing.assert_array_equal(episode(env, seed=5), once)
+    np.testing.assert_array_equal(episode(env), again)
+    fresh = registry.make_env(env.spec.name, 5)
+    np.testing.assert_array_equal(episode(fresh), once)
+    np.testing.assert_array_equal(episode(fresh), again)
+    fresh.close()
+
+
+def test_an_episode_ends_once_and_by_its_specification(env):
+    env.reset(1)
+    limit = env.spec.episode_length
+    outcome, left = None, list(actions(env, limit))
+    while outcome is None or not (outcome.terminated or outcome.truncated):
+        outcome = env.step(left.pop())
+    check(outcome, env)
+    assert outcome.terminated != outcome.truncated
+    assert outcome.truncated == (not left)
+    assert env.spec.can_terminate or not outcome.terminated
+    env.reset()
+    assert not env.step(actions(env, 1)[0]).truncated
+
+
+def test_an_observation_stays_as_it_was(env):
+    first = env.reset()
+    kept = first.copy()
+    second = env.step(actions(env, 1)[0]).observation
+    np.testing.assert_array_equal(first, kept)
+    assert not np.shares_memory(first, second)
+
+
+@pytest.mark.parametrize("prefix", [p for p in SUITES if installed(SUITES[p])])
+def test_seeds_differ(prefix):
+    """In at least one task: some always start in the same state."""
+    differ = []
+    for task in some(SUITES[prefix].TASKS):
+        envs = [registry.make_env(f"{prefix}:{task}", seed) for seed in (1, 2)]
+        starts = [env.reset() for env in envs]
+        differ.append((starts[0] != starts[1]).any())
+        for env in envs:
+            env.close()
+    assert any(differ)
+
+
+@pytest.mark.parametrize("prefix", SUITES)
+def test_a_missing_package_comes_with_the_command(prefix, monkeypatch):
+    suite = SUITES[prefix]
+    if not hasattr(suite, "REQUIRES"):
+        pytest.skip("it needs no package")
+    find = importlib.util.find_spec
+    hidden = suite.REQUIRES
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == hidden else find(name)
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package .*pip install"):
+        registry.make_pool(f"{prefix}:{suite.TASKS[0]}", 1, seed=0)
+
+
+@pytest.mark.parametrize("prefix", SUITES)
+def test_what_a_suite_proposes_are_settings(prefix):
+    proposed = registry.proposed_settings(f"{prefix}:{SUITES[prefix].TASKS[0]}")
+    assert settings.parse(proposed) == proposed
