@@ -7,7 +7,6 @@ from the arrays; the `.json` beside them only says what arrays cannot.
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,53 +17,14 @@ import numpy as np
 from planprior import agent, methods
 from planprior.config import Config
 from planprior.hypers import Hypers
-from planprior.nets import MLP, Linear, NormedLinear, SimplexMLP
+from planprior.importers import layout
+from planprior.nets import MLP
 from planprior.policies import FAMILIES, Policy
 from planprior.types import Batch, EnvSpec, Gaussian
 from planprior.world_model import WorldModel
 
 FOLDER = Path(os.environ.get("PLANPRIOR_GOLDEN", Path(__file__).parent / "golden"))
 Arrays = Mapping[str, np.ndarray]
-
-
-def _linear(arrays: Arrays, prefix: str) -> Linear:
-    weight = np.swapaxes(arrays[f"{prefix}.weight"], -1, -2)
-    return Linear(jnp.asarray(weight), jnp.asarray(arrays[f"{prefix}.bias"]))
-
-
-def _normed(arrays: Arrays, prefix: str) -> NormedLinear:
-    scale, shift = (arrays[f"{prefix}.ln.{name}"] for name in ("weight", "bias"))
-    return NormedLinear(_linear(arrays, prefix), jnp.asarray(scale), jnp.asarray(shift))
-
-
-def _depth(arrays: Arrays, prefix: str) -> int:
-    layers = [re.match(re.escape(prefix) + r"\.(\d+)\.weight$", k) for k in arrays]
-    return 1 + max(int(m.group(1)) for m in layers if m)
-
-
-def _mlp(arrays: Arrays, prefix: str) -> MLP:
-    last = _depth(arrays, prefix) - 1
-    hidden = tuple(_normed(arrays, f"{prefix}.{i}") for i in range(last))
-    return MLP(hidden, _linear(arrays, f"{prefix}.{last}"))
-
-
-def _simplex(arrays: Arrays, prefix: str, group: int) -> SimplexMLP:
-    depth = _depth(arrays, prefix)
-    return SimplexMLP(
-        tuple(_normed(arrays, f"{prefix}.{i}") for i in range(depth)), group
-    )
-
-
-def _named_heads(arrays: Arrays, prefix: str) -> Arrays:
-    """Give the numbered tensors of the older layout today's names."""
-    if f"{prefix}.0.weight" in arrays:
-        return arrays
-    numbered = {k: v for k, v in arrays.items() if re.match(prefix + r"\.\d+$", k)}
-    tensors = [numbered[f"{prefix}.{i}"] for i in range(len(numbered))]
-    names = ("weight", "bias", "ln.weight", "ln.bias")
-    return {
-        f"{prefix}.{i // 4}.{names[i % 4]}": tensor for i, tensor in enumerate(tensors)
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,24 +70,24 @@ class Loaded:
 
     def parameters(self, when: str) -> Arrays:
         head = f"{when}/"
-        return {
+        arrays = {
             k.removeprefix(head): v
             for k, v in self.arrays.items()
             if k.startswith(head)
         }
+        return layout.modern(arrays)
 
     def model(self, when: str = "params") -> WorldModel:
         arrays, settings = self.parameters(when), self.settings
-        group, heads = settings["simnorm_dim"], _named_heads(arrays, "_Qs.params")
-        q = _mlp(heads, "_Qs.params")
+        group, q = settings["simnorm_dim"], layout.mlp(arrays, "_Qs.params")
         latent = arrays["_dynamics.0.weight"].shape[1] - self["batch/action"].shape[-1]
         ends = "_termination.0.weight" in arrays
         return WorldModel(
-            encoder=_simplex(arrays, "_encoder.state", group),
-            dynamics=_simplex(arrays, "_dynamics", group),
-            reward_head=_mlp(arrays, "_reward"),
+            encoder=layout.simplex(arrays, "_encoder.state", group),
+            dynamics=layout.simplex(arrays, "_dynamics", group),
+            reward_head=layout.mlp(arrays, "_reward"),
             value_heads=q,
-            termination_head=_mlp(arrays, "_termination") if ends else None,
+            termination_head=layout.mlp(arrays, "_termination") if ends else None,
             bins=self.bins,
             action_values=q.hidden[0].linear.weight.shape[-2] > latent,
         )
@@ -140,12 +100,12 @@ class Loaded:
         return TwoHot(s["num_bins"], float(s["vmin"]), float(s["vmax"]))
 
     def target_heads(self, when: str = "params") -> MLP:
-        return _mlp(_named_heads(self.parameters(when), "_target_Qs"), "_target_Qs")
+        return layout.mlp(self.parameters(when), "_target_Qs")
 
     def policy(self, when: str = "params") -> Policy:
         bounds = (self.settings["log_std_min"], self.settings["log_std_max"])
         family = FAMILIES[self.config().policy.family](*map(float, bounds))
-        return Policy(_mlp(self.parameters(when), "_pi"), family)
+        return Policy(layout.mlp(self.parameters(when), "_pi"), family)
 
     def spec(self) -> EnvSpec:
         observation, action = self["batch/obs"], self["batch/action"]
@@ -160,14 +120,14 @@ class Loaded:
         network = dataclasses.replace(
             config.network,
             encoder_dim=len(arrays["_encoder.state.0.bias"]),
-            encoder_layers=_depth(arrays, "_encoder.state"),
+            encoder_layers=layout.depth(arrays, "_encoder.state"),
             mlp_dim=len(arrays["_dynamics.0.bias"]),
             latent_dim=self["forward/z"].shape[-1],
             simnorm_dim=s["simnorm_dim"],
             num_bins=s["num_bins"],
             dropout=s["dropout"],
         )
-        heads = _named_heads(arrays, "_Qs.params")["_Qs.params.0.weight"].shape[0]
+        heads = arrays["_Qs.params.0.weight"].shape[0]
         planner = dataclasses.replace(
             config.planner,
             num_samples=s["num_samples"],

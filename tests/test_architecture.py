@@ -28,9 +28,13 @@ THIRD_PARTY = {"equinox", "jax", "jaxtyping", "numpy", "optax"}
 STANDARD = {
     *("abc", "collections", "dataclasses", "difflib", "functools", "typing", "enum"),
 }
+# What a controller or a robot needs, and nothing that learns or simulates.
+ACTING = (
+    *("spec", "types", "checked", "config", "hypers", "numerics", "nets", "encoders"),
+    *("policies", "world_model", "priors", "draws", "planner", "compatibility"),
+    *("settings", "tensorfile", "checkpoint", "actor", "portable"),
+)
 FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")
-# What shows results reads files, and knows nothing of what wrote them.
-EVIDENCE = ("intervals", "results")
 
 
 def parse(path):
@@ -87,17 +91,17 @@ def test_what_stores_the_replay_knows_nothing_of_training(name):
     assert ours <= set(STORED[: STORED.index(name)]) - {"agent", "population"}
 
 
+@pytest.mark.parametrize("name", ACTING)
+def test_acting_needs_neither_learning_nor_simulators(name):
+    ours, others = imports(SOURCE / f"{name}.py")
+    assert ours <= set(ACTING)
+    assert "optax" not in others
+
+
 @pytest.mark.parametrize("name", FREE_OF_OURS)
 def test_tools_know_nothing_of_agents(name):
     ours, _ = imports(SOURCE / f"{name}.py")
     assert not ours
-
-
-@pytest.mark.parametrize("name", EVIDENCE)
-def test_results_are_made_from_files_alone(name):
-    ours, others = imports(SOURCE / f"{name}.py")
-    assert ours <= set(EVIDENCE[: EVIDENCE.index(name)])
-    assert "jax" not in others
 
 
 def test_environments_know_nothing_of_agents_or_jax():

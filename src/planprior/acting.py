@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from planprior import checkpoint, settings
+from planprior import checkpoint, exporting, portable, settings
 from planprior.checkpoint import CheckpointError, Checkpoints
 from planprior.config import Config
 from planprior.experiment import FORMAT
@@ -69,7 +69,7 @@ class Agent:
         """Load an agent; no code in the files is ever run.
 
         Args:
-            path: A run folder, or one checkpoint in it.
+            path: A run folder, one checkpoint in it, or an exported agent's folder.
             checkpoint: Of a run folder: the one with the best evaluation, the latest,
                 or the one of an environment step.
             member: Which agent of a population.
@@ -175,6 +175,8 @@ def load_population(
     Raises:
         CheckpointError: The checkpoint is damaged or foreign.
     """
+    if portable.is_agent(folder):
+        return _exported(folder)
     info = checkpoint.read_meta(folder)
     try:
         if info.get("format") != FORMAT:
@@ -194,3 +196,14 @@ def load_population(
     like = {"agents": jax.eval_shape(population.init)}
     agents = checkpoint.load(folder, like)["agents"]
     return agents, spec, config, members, info
+
+
+def _exported(
+    folder: Path,
+) -> tuple[AgentState, EnvSpec, Config, list[Hypers], dict[str, Any]]:
+    """An exported agent, as a population of one."""
+    agent, actor = exporting.load(folder)
+    one = {name: actor.info[name] for name in ("seed", "prior_weight")}
+    agents = jax.tree.map(lambda x: x[None], agent)
+    info = actor.info | {"members": [one]}
+    return agents, actor.spec, actor.config, [actor.hypers], info

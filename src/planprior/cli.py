@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from planprior.commands import eval, list, train
+from planprior.commands import eval, export, import_, list, train
 from planprior.commands.splitting import split_settings
 
 
@@ -29,6 +29,8 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "train": Command(train.Train, train.run, train.NAMES),
     "eval": Command(eval.Eval, eval.run),
+    "export": Command(export.Export, export.run),
+    "import": Command(import_.Import, import_.run),
     "list": Command(list.List, list.run),
 }
 

@@ -42,13 +42,7 @@ def run(options: Eval) -> int:
 
     if options.episodes < 1:
         raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
-    which: Any = options.checkpoint
-    if which.isdecimal():
-        which = int(which)
-    elif which not in ("best", "latest"):
-        raise ValueError(
-            f"checkpoint is {which!r}; it must be best, latest or a number of env steps"
-        )
+    which = parse_checkpoint(options.checkpoint)
     if options.video:
         from planprior import video
 
@@ -56,6 +50,10 @@ def run(options: Eval) -> int:
     agent = Agent.load(
         options.run, checkpoint=which, member=options.member, seed=options.seed
     )
+    if not agent.info["task"]:
+        raise ValueError(
+            f"{options.run}: the agent has no task; import it again with --task"
+        )
     with make_pool(agent.info["task"], options.episodes, options.seed) as pool:
         scores = evaluate(
             agent.population, agent.agents, pool, options.mode, options.seed
@@ -68,6 +66,21 @@ def run(options: Eval) -> int:
     context = {name: agent.info[name] for name in shown}
     _tell(context | {"mode": options.mode} | told, options)
     return 0
+
+
+def parse_checkpoint(which: str) -> Any:
+    """Read which checkpoint of a run is meant.
+
+    Raises:
+        ValueError: It is neither best nor latest nor a number.
+    """
+    if which.isdecimal():
+        return int(which)
+    if which not in ("best", "latest"):
+        raise ValueError(
+            f"checkpoint is {which!r}; it must be best, latest or a number of env steps"
+        )
+    return which
 
 
 def _tell(told: dict[str, Any], options: Eval) -> None:

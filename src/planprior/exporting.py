@@ -1,0 +1,117 @@
+"""From a run, or a published checkpoint, to an agent folder, and back to an agent."""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from planprior import portable, runtime, state
+from planprior.actor import Actor, CanAct
+from planprior.importers.published import Published
+from planprior.losses import Scales
+from planprior.nets import MLP
+from planprior.state import AgentState, moments
+from planprior.types import Scalar
+
+
+class Learner(NamedTuple):
+    """What training goes on from, beside the networks.
+
+    Attributes:
+        target_heads: Slow copy of the value heads.
+        scales: Running scales.
+        log_lambda: log λ where λ adapts itself.
+    """
+
+    target_heads: MLP
+    scales: Scales
+    log_lambda: Scalar
+
+    @classmethod
+    def of(cls, agent: AgentState) -> "Learner":
+        """That part of an agent."""
+        return cls(agent.target_heads, agent.scales, agent.log_lambda)
+
+
+def export(
+    agent: CanAct, learner: Learner, folder: str | Path, run: Path | None = None
+) -> None:
+    """Write an agent folder.
+
+    Args:
+        agent: The agent.
+        learner: Its other part.
+        folder: Where to.
+        run: The run that it comes from, whose evaluation of it is taken along.
+
+    Raises:
+        CheckpointError: It cannot be written there.
+    """
+    keep = ("task", "method", "size", "seed", "prior_weight", "step", "score", "source")
+    said = {name: agent.info[name] for name in keep if name in agent.info}
+    scores = _scores(run, said) if run else agent.info.get("scores")
+    versions = {"trained_with": agent.info.get("versions")}
+    versions["exported_with"] = runtime.versions()
+    portable.save(folder, agent, learner, said | {"scores": scores} | versions)
+
+
+def _scores(run: Path, said: dict[str, Any]) -> dict[str, float] | None:
+    """The row of a run's `eval.csv` that is of this agent."""
+    path = run / "eval.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            wanted = [float(said[name] or 0) for name in ("step", "seed")]
+            if [float(row[name]) for name in ("step", "seed")] == wanted:
+                return {
+                    name: float(row[name])
+                    for name in row
+                    if name.endswith(("reward", "reward_std")) or name == "episodes"
+                }
+    return None
+
+
+def save_published(published: Published, folder: str | Path, info: dict[str, Any]):
+    """Write the folder of an imported agent."""
+    one = jnp.ones(())
+    learner = Learner(published.target_heads, Scales(one, one, one), jnp.zeros(()))
+    weight = {"seed": 0, "prior_weight": float(published.hypers.prior_weight)}
+    actor = Actor(
+        published.networks,
+        published.spec,
+        published.config,
+        published.hypers,
+        info | weight | {"step": 0, "score": None},
+    )
+    export(actor, learner, folder)
+
+
+def load(folder: Path) -> tuple[AgentState, Actor]:
+    """Load an agent folder whole, with optimisers that have not moved yet.
+
+    Raises:
+        CheckpointError: It is damaged, foreign, or of a newer format.
+    """
+    actor = portable.load(folder)
+    like = jax.eval_shape(
+        lambda: state.init(
+            actor.spec, actor.config, actor.hypers.arrays(), key=jax.random.key(0)
+        )
+    )
+    learner: Learner = portable.load_learner(folder, Learner.of(like))
+    networks = actor.state
+    return AgentState(
+        model=networks.model,
+        target_heads=learner.target_heads,
+        policy=networks.policy,
+        prior=networks.prior,
+        scales=learner.scales,
+        log_lambda=learner.log_lambda,
+        model_adam=moments(networks.model),
+        policy_adam=moments(networks.policy),
+        prior_adam=moments(networks.prior),
+        lambda_adam=moments(learner.log_lambda),
+    ), actor

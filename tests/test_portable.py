@@ -1,0 +1,173 @@
+"""Agent folders: whole, small, migrated from older formats, never half written."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from helpers import same
+from planprior import cli, portable
+from planprior.acting import Agent
+from planprior.checkpoint import CheckpointError
+from planprior.exporting import Learner, export
+from torch_files import FILES
+
+FORMATS = sorted((Path(__file__).parent / "agents").iterdir())
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    return Agent.load(FORMATS[-1] / "agent")
+
+
+@pytest.fixture
+def folder(agent, tmp_path):
+    export(agent, Learner.of(agent.state), tmp_path / "agent")
+    return tmp_path / "agent"
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out.replace("\n", ""), printed.err
+
+
+def test_an_agent_comes_back_whole(agent, folder):
+    back = Agent.load(folder)
+    for part in ("model", "policy", "prior", "target_heads", "scales", "log_lambda"):
+        same(getattr(back.state, part), getattr(agent.state, part))
+    assert (back.spec, back.config) == (agent.spec, agent.config)
+    assert jax.tree.leaves(back.hypers) == jax.tree.leaves(agent.hypers)
+    for name in ("task", "method", "size", "seed", "prior_weight", "step", "score"):
+        assert back.info[name] == agent.info[name] is not None
+    assert back.info["exported_with"]["planprior"]
+
+
+def test_it_holds_no_optimiser(folder):
+    names = [path.name for path in folder.iterdir()]
+    assert sorted(names) == ["agent.safetensors", "learner.safetensors", "meta.json"]
+    for name in ("agent", "learner"):
+        header = (folder / f"{name}.safetensors").read_bytes()[:20_000]
+        assert b"adam" not in header
+
+
+def test_acting_does_not_read_what_learns(folder, agent):
+    (folder / "learner.safetensors").unlink()
+    same(portable.load(folder).state.policy, agent.state.policy)
+    with pytest.raises(CheckpointError, match=r"lacks its file learner\.safetensors"):
+        Agent.load(folder)
+
+
+@pytest.mark.parametrize("kept", FORMATS, ids=lambda path: path.name)
+def test_agents_of_every_format_still_act_as_they_did(kept, agent):
+    expected = json.loads((kept / "expected.json").read_text())
+    agent = agent if kept == FORMATS[-1] else Agent.load(kept / "agent")
+    agent.reset()
+    for mode in ("policy", "plan"):
+        action = agent.act(expected["observation"], mode=mode)
+        np.testing.assert_allclose(action, expected[mode], atol=1e-4)
+
+
+def test_a_folder_of_every_format_is_kept():
+    assert [path.name for path in FORMATS] == [
+        f"format-{number}" for number in range(1, portable.FORMAT + 1)
+    ]
+    assert set(portable.MIGRATIONS) == set(range(1, portable.FORMAT))
+
+
+def test_formats_are_migrated_step_by_step(monkeypatch):
+    steps = {
+        -1: lambda meta: {**meta, "format": 0, "a": 1},
+        0: lambda meta: {**meta, "format": portable.FORMAT, "b": meta["a"] + 1},
+    }
+    monkeypatch.setattr(portable, "MIGRATIONS", steps)
+    assert portable.migrate({"format": -1})["b"] == 2
+    assert portable.migrate({"format": 0, "a": 4})["b"] == 5
+    with pytest.raises(ValueError, match="its format is 7; known here: -1, 0, 1"):
+        portable.migrate({"format": 7})
+
+
+def test_a_setting_younger_than_the_folder_takes_its_default(agent):
+    stored = {
+        "spec": dataclasses.asdict(agent.spec),
+        "agent": dataclasses.asdict(agent.config),
+        "hypers": dataclasses.asdict(agent.hypers),
+    }
+    del stored["agent"]["planner"]["termination"], stored["agent"]["terminations"]
+    del stored["hypers"]["kl_clip"]
+    _, config, hypers = portable.read_settings(stored)
+    assert (config.planner.termination, config.terminations) == ("threshold", "masked")
+    assert hypers.kl_clip == 20.0
+    stored["agent"]["planner"]["bogus"] = 1
+    with pytest.raises(ValueError, match="other fields: bogus"):
+        portable.read_settings(stored)
+
+
+def test_what_is_no_agent_is_neither_loaded_nor_overwritten(agent, folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious.txt").write_text("x")
+    with pytest.raises(CheckpointError, match="is no agent; it is left as it is"):
+        export(agent, Learner.of(agent.state), other)
+    assert (other / "precious.txt").read_text() == "x"
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+        portable.load(tmp_path / "nowhere")
+    export(agent, Learner.of(agent.state), folder)  # an agent is replaced
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["meta"]["format"] = 9
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match="was altered"):
+        Agent.load(folder)
+
+
+def test_a_folder_loads_anywhere_without_learning_or_simulator(folder, tmp_path):
+    moved = tmp_path / "elsewhere" / "robot"
+    shutil.copytree(folder, moved)
+    code = (
+        "import sys; from planprior import portable; portable.load('robot');"
+        "bad = {'planprior.' + n for n in ('replay', 'learning', 'losses', 'training',"
+        "'population', 'state', 'agent', 'envs.base')} | {'optax', 'dm_control'};"
+        "print(sorted(bad & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=moved.parent, capture_output=True, text=True
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_commands_import_export_and_evaluate(tmp_path, monkeypatch, capsys):
+    file = next(path for path in FILES if path.stem == "bmpc")
+    one, two = tmp_path / "one", tmp_path / "two"
+    status, out, _ = run(monkeypatch, capsys, "import", "bmpc", file, one, "--verbose")
+    assert status == 0
+    assert "bmpc, size custom, 17 observations, 6 actions, 2 V heads" in out
+    assert "64 tensors used, 10 that list the heads again, 30 entries" in out
+    assert "used: _Qs.params.0.bias" in out and "no --task was given" in out
+    status, out, _ = run(monkeypatch, capsys, "export", one, two)
+    assert status == 0 and f"KiB in {two}" in out
+    same(Agent.load(two).state.model, Agent.load(one).state.model)
+    assert portable.load(two).info["source"]["file"] == "bmpc.pt"
+    status, _, err = run(monkeypatch, capsys, "eval", two)
+    assert status == 2 and "agent has no task" in err
+    status, _, err = run(monkeypatch, capsys, "export", tmp_path, two)
+    assert status == 2 and "meta.json" in err
+
+
+def test_an_exported_run_keeps_its_scores(agent, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "eval.csv").write_text(
+        "step,episode_reward,policy_reward,episodes,seed\n"
+        "50,1.0,2.0,4,0\n160,5.0,6.0,4,0\n160,7.0,8.0,4,1\n"
+    )
+    export(agent, Learner.of(agent.state), tmp_path / "agent", run_dir)
+    scores = portable.load(tmp_path / "agent").info["scores"]
+    assert scores == {"episode_reward": 5.0, "policy_reward": 6.0, "episodes": 4.0}
