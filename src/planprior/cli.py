@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from planprior.commands import eval, export, import_, list, train
+from planprior.commands import bench, eval, export, import_, list, train
 from planprior.commands.splitting import split_settings
 
 
@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Command] = {
     "export": Command(export.Export, export.run),
     "import": Command(import_.Import, import_.run),
     "list": Command(list.List, list.run),
+    "bench": Command(bench.Bench, bench.run, bench.NAMES),
 }
 
 

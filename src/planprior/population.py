@@ -436,6 +436,28 @@ class Population:
         write = functools.partial(rows.write_plans, update_count=update_count)
         return jax.vmap(write)(replay, slices, plans)
 
+    # --- Looking at the programs ------------------------------------------------------
+
+    def lower_act(
+        self, agents: AgentState, observation: ArrayLike
+    ) -> jax.stages.Lowered:
+        """The program of `act`, not compiled yet; compiling it serves `act` as well."""
+        reset = np.zeros((self.num_members, self.num_envs), bool)
+        keys = self._keys, np.int32(Purpose.ACT), np.int32(0)
+        warm_start = self.cold_start()
+        return self._act.lower(
+            agents, observation, warm_start, reset, self.hypers, *keys, explore=True
+        )
+
+    def lower_update(
+        self, agents: AgentState, replay: Replay, num_updates: int
+    ) -> jax.stages.Lowered:
+        """The program of `update`, not compiled yet; see `lower_act`."""
+        return self._update.lower(
+            agents, replay, self.hypers, self._keys, np.int32(0),
+            num_updates=num_updates, learn_policy=True,
+        )  # fmt: skip
+
     # --- Members ----------------------------------------------------------------------
 
     def _keys_for(

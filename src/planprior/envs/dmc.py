@@ -67,12 +67,64 @@ _DOMAINS = {
     "walker": ("stand", "walk", "run"),
 }
 
+# Observation and action: of a domain, or of a task that differs from the rest of it.
+_SIZES = {
+    "acrobot": (6, 1),
+    "ball_in_cup": (8, 2),
+    "cartpole": (5, 1),
+    "cartpole-two_poles": (8, 1),
+    "cartpole-three_poles": (11, 1),
+    "cheetah": (17, 6),
+    "dog": (223, 38),
+    "dog-fetch": (232, 38),
+    "finger": (12, 2),
+    "finger-spin": (9, 2),
+    "fish-upright": (21, 5),
+    "fish-swim": (24, 5),
+    "hopper": (15, 4),
+    "humanoid": (67, 21),
+    "humanoid-run_pure_state": (55, 21),
+    "humanoid_CMU": (137, 56),
+    "lqr-lqr_2_1": (4, 1),
+    "lqr-lqr_6_2": (12, 2),
+    "manipulator": (44, 5),
+    "pendulum": (3, 1),
+    "point_mass": (4, 2),
+    "quadruped": (78, 12),
+    "quadruped-escape": (101, 12),
+    "quadruped-fetch": (90, 12),
+    "reacher": (6, 2),
+    "stacker-stack_2": (49, 5),
+    "stacker-stack_4": (63, 5),
+    "swimmer-swimmer6": (25, 5),
+    "swimmer-swimmer15": (61, 14),
+    "walker": (24, 6),
+}
+
 TASKS = tuple(f"{domain}-{task}" for domain in _DOMAINS for task in _DOMAINS[domain])
 ALIASES = {
     "cup-catch": "ball_in_cup-catch",
     "pointmass-easy": "point_mass-easy",
     "pointmass-hard": "point_mass-hard",
 }
+
+
+def spec(task: str) -> EnvSpec:
+    """Sizes of a task, without building it.
+
+    Args:
+        task: One of `TASKS`.
+    """
+    domain = task.partition("-")[0]
+    observation_dim, action_dim = _SIZES.get(task) or _SIZES[domain]
+    return EnvSpec(
+        name=f"{PREFIX}:{task}",
+        observation_dim=observation_dim,
+        action_dim=action_dim,
+        episode_length=EPISODE_LENGTH,
+        action_repeat=ACTION_REPEAT,
+        can_terminate=domain == "lqr",
+    )
 
 
 def make(task: str, seed: int) -> "DMControl":

@@ -2,6 +2,7 @@
 
 A suite is one file of this folder. It offers `TASKS` (names), `ALIASES` (other names
 for them) and `make(task, seed) -> Env`, which imports the simulator when called;
+`spec(task) -> EnvSpec` where it knows a task's sizes without it;
 `REQUIRES` (a package to look for) and `EXTRA` (the extra of planprior that installs it)
 or `INSTALL` (what to do instead) where it needs one; `PREFIX` where that is not the
 file's name; `SETTINGS`, settings of the agent that its papers use, by full name. The
@@ -23,6 +24,7 @@ from types import ModuleType
 
 from planprior.envs.base import Env, EnvMaker, LocalPool, Pool
 from planprior.envs.process import ProcessPool, choose_workers
+from planprior.spec import EnvSpec
 
 # Files of this folder that are no suites; `probe` and `device` step on the device.
 _OTHERS = {"base", "device", "probe", "process", "registry", "worker"}
@@ -72,6 +74,30 @@ def make_env(task: str, seed: int) -> Env:
         return _function(prefix, name)(seed)
     _check_installed(suite, task)
     return suite.make(name, seed)
+
+
+def task_spec(task: str) -> EnvSpec:
+    """Return the sizes of a task, without its simulator where its suite knows them.
+
+    Args:
+        task: A name that `resolve` accepts.
+    """
+    prefix, _, name = resolve(task).rpartition(":")
+    known = getattr(_suites().get(prefix), "spec", None)
+    if known is not None:
+        return known(name)
+    env = make_env(task, 0)
+    env.close()
+    return env.spec
+
+
+def is_installed(task: str) -> bool:
+    """Tell whether what a task is simulated with is there."""
+    try:
+        _check_installed(_suites().get(resolve(task).rpartition(":")[0]), task)
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
 def make_pool(

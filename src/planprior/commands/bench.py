@@ -1,0 +1,257 @@
+"""`planprior bench`: how fast a method runs here, in parts and as a whole."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure how fast a method runs on this machine.
+
+    For each number of members: compile time, milliseconds per plan and per update, env
+    steps per second, what the time goes to, the share of the machine's measured peak at
+    matrix products, kernels per plan and update, memory. Any setting of the agent is an
+    option too, as in `planprior train`.
+
+    Attributes:
+        task: Task, for its sizes and for its simulator; without one where sizes are
+            given.
+        members: Numbers of members (agents in one program).
+        method: Method; `planprior list methods` shows all.
+        size: Model size; auto is 5 on accelerators and tiny on CPUs.
+        num_envs: Environments per member.
+        updates_per_step: Gradient steps per decision of one environment.
+        repeats: How often each part is timed; the loop makes as many decisions.
+        precision: Of matrix products: float32, tensorfloat32 or bfloat16.
+        workers: Processes that step the environments: auto, or a number (0 is none).
+        simulate: Also run the whole with the real environments, where installed.
+        observation_dim: Length of the observation, instead of the task's.
+        action_dim: Length of the action, instead of the task's.
+        episode_length: Decisions of an episode, instead of the task's.
+        json: Print one JSON object and nothing else.
+    """
+
+    task: Positional[str] = ""
+    members: tuple[int, ...] = (1, 2, 4, 8)
+    method: str = "pompc"
+    size: str = "auto"
+    num_envs: int = 1
+    updates_per_step: float = 1.0
+    repeats: int = 20
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    workers: str = "auto"
+    simulate: bool = True
+    observation_dim: int | None = None
+    action_dim: int | None = None
+    episode_length: int | None = None
+    json: bool = False
+    settings: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
+
+
+NAMES = frozenset(
+    f.name for f in dataclasses.fields(Bench) if f.name not in ("task", "settings")
+)
+
+
+def run(options: Bench) -> int:
+    """Measure, and print a table or JSON."""
+    from planprior import benchmark, experiment, runtime
+
+    _check(options)
+    # Compile times would be those of reading a file.
+    runtime.configure(precision=options.precision, compilation_cache=False)
+    spec = _spec(options)
+    train = experiment.TrainConfig(
+        task=spec.name,
+        method=options.method,
+        size=options.size,
+        num_envs=options.num_envs,
+        updates_per_step=options.updates_per_step,
+        workers=options.workers,
+        precision=options.precision,
+        settings=options.settings,
+    )
+    resolved = experiment.resolve(train, spec, accelerator=runtime.has_accelerator())
+    make_pool, why = _simulator(options, train)
+    console = Console(highlight=False, stderr=options.json)
+    peak, results = benchmark.run(
+        resolved, options.members, repeats=options.repeats, make_pool=make_pool
+    )
+    machine = runtime.describe()
+    if options.json:
+        print(json.dumps(_as_json(resolved, machine, peak, results, why)))
+    else:
+        _show(console, resolved, machine, peak, results, why)
+    return 0
+
+
+def _check(options: Bench) -> None:
+    if not options.members or min(options.members) < 1:
+        given = " ".join(map(str, options.members)) or "empty"
+        raise ValueError(f"members is {given}; it must be numbers of at least 1")
+    if options.repeats < 1:
+        raise ValueError(f"repeats is {options.repeats}; it must be at least 1")
+
+
+def _spec(options: Bench) -> Any:
+    """Sizes by the options, and where these are silent by the task."""
+    from planprior.envs.registry import task_spec
+    from planprior.spec import EnvSpec
+
+    sizes = ("observation_dim", "action_dim", "episode_length")
+    given = {n: getattr(options, n) for n in sizes if getattr(options, n) is not None}
+    if options.task:
+        return dataclasses.replace(task_spec(options.task), **given)
+    missing = [f"--{n.replace('_', '-')}" for n in sizes if n not in given]
+    if missing:
+        raise ValueError(f"task is empty; name one, or give {' and '.join(missing)}")
+    return EnvSpec("sizes", **given)
+
+
+def _simulator(options: Bench, train: Any) -> tuple[Callable[[int], Any] | None, str]:
+    """How to build real environments, or why there are none."""
+    from planprior.envs.registry import is_installed, make_pool, resolve
+
+    changed = options.observation_dim or options.action_dim or not options.task
+    if changed:
+        return None, "sizes were given, so no simulator was run"
+    if not options.simulate:
+        return None, "simulate is off, so no simulator was run"
+    if not is_installed(options.task):
+        return None, f"the simulator of {resolve(options.task)} is not installed here"
+    return lambda n: make_pool(options.task, n, 0, train.num_workers()), ""
+
+
+def _as_json(
+    experiment: Any, machine: Any, peak: float, results: Sequence[Any], why: str
+) -> dict[str, Any]:
+    from planprior import settings
+
+    return {
+        "machine": machine,
+        "spec": dataclasses.asdict(experiment.spec),
+        "method": experiment.train.method,
+        "size": experiment.size,
+        "num_envs": experiment.train.num_envs,
+        "agent": settings.config_to_json(experiment.config),
+        "matmul_peak": peak,
+        "no_simulator": why or None,
+        "results": [_plain(result) for result in results],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as dictionaries, all the way down."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value
+
+
+def _show(
+    console: Console,
+    experiment: Any,
+    machine: Any,
+    peak: float,
+    results: Sequence[Any],
+    why: str,
+) -> None:
+    spec, versions = experiment.spec, machine["versions"]
+    lines = [
+        f"{spec.name}: {spec.observation_dim} observations, {spec.action_dim} actions; "
+        f"{experiment.train.method}, size {experiment.size}, "
+        f"{experiment.train.num_envs} environments per member",
+        f"{machine['device']} ({machine['platform']}), {machine['cpu_cores']} cores of "
+        f"{machine['cpu']}, jax {versions['jax']}, {machine['date'][:10]}",
+        f"matrix products in {machine['matmul_precision']}: peak {peak / 1e9:,.0f} "
+        "GFLOP/s, measured",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+    for table in (_times(results), _costs(results), _shares(results)):
+        console.print(table)
+    console.print(
+        "ms: least / median, of all members together, an update's per gradient step"
+    )
+    if why:
+        console.print(why, soft_wrap=True, markup=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=None, padding=(0, 2, 0, 0),
+        header_style="bold",
+    )  # fmt: skip
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _ms(timing: Any) -> str:
+    return f"{1e3 * timing.least:.2f} / {1e3 * timing.median:.2f}"
+
+
+def _times(results: Sequence[Any]) -> Table:
+    table = _table(
+        "\ntimes", "members", "plan ms", "update ms", "store ms", "transfer ms",
+        "env steps/s, agent alone", "with simulator",
+    )  # fmt: skip
+    for r in results:
+        parts = [_ms(r.seconds[p]) for p in ("plan", "update", "store", "transfer")]
+        simulated = f"{r.simulated.env_steps_per_second:,.0f}" if r.simulated else "–"
+        alone = f"{r.alone.env_steps_per_second:,.0f}"
+        table.add_row(str(r.members), *parts, alone, simulated)
+    return table
+
+
+def _costs(results: Sequence[Any]) -> Table:
+    from planprior.runtime import format_bytes
+
+    table = _table(
+        "\nplan and update", "members", "compile s", "GFLOP", "share of peak",
+        "kernels", "temporaries", "peak of device",
+    )  # fmt: skip
+    for r in results:
+        pairs = [(r.programs[p], r.flops[p], r.peak_share[p]) for p in r.programs]
+        memory = format_bytes(r.peak_bytes) if r.peak_bytes else "–"
+        table.add_row(
+            str(r.members),
+            *(
+                " + ".join(parts)
+                for parts in zip(
+                    *(
+                        (
+                            f"{program.compile_seconds:.1f}",
+                            f"{flops / 1e9:.2f}",
+                            f"{share:.0%}",
+                            str(sum(program.kernels.values())),
+                            format_bytes(program.memory["temp"]),
+                        )
+                        for program, flops, share in pairs
+                    ),
+                    strict=True,
+                )
+            ),
+            memory,
+        )
+    return table
+
+
+def _shares(results: Sequence[Any]) -> Table:
+    parts = ("plan", "update", "env", "store", "transfer", "other")
+    table = _table("\nwhere the loop waits", "members", "environments", *parts)
+    for r in results:
+        for name, whole in (("none", r.alone), ("real", r.simulated)):
+            if whole:
+                shares = [f"{whole.shares.get(p, 0.0):.0%}" for p in parts]
+                table.add_row(str(r.members), name, *shares)
+    return table

@@ -1,0 +1,171 @@
+"""The benchmark: what it counts, what it times, what it says."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from planprior import benchmark, cli, experiment, runtime
+from planprior.envs import dmc
+from planprior.envs.registry import task_spec
+from planprior.hlo import count_kernels
+from planprior.spec import EnvSpec
+from toys import TINY
+
+LOOP = """HloModule jit_f, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
+
+%fused (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %sine = f32[4]{0} sine(f32[4]{0} %p)
+}
+
+%body (arg: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %arg = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element((s32[], f32[4]{0}) %arg), index=0
+  %x = f32[4]{0} get-tuple-element((s32[], f32[4]{0}) %arg), index=1
+  %next = s32[] add(s32[] %i, s32[] %i)
+  %y = f32[4]{0} fusion(f32[4]{0} %x), kind=kLoop, calls=%fused
+  ROOT %out = (s32[], f32[4]{0}) tuple(s32[] %next, f32[4]{0} %y)
+}
+
+%condition (arg: (s32[], f32[4])) -> pred[] {
+  %arg = (s32[], f32[4]{0}) parameter(0)
+  ROOT %less = pred[] compare(s32[] %arg, s32[] %arg), direction=LT
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  %zero = s32[] constant(0)
+  %both = (s32[], /*index=1*/f32[4]{0}) tuple(s32[] %zero, f32[4]{0} %a)
+  %while = (s32[], f32[4]{0}) while((s32[], f32[4]{0}) %both), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"8"}}
+  %x = f32[4]{0} get-tuple-element((s32[], f32[4]{0}) %while), index=1
+  ROOT %result = f32[4]{0} custom-call(f32[4]{0} %x), custom_call_target="product"
+}
+"""  # noqa: E501
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    """Eight rounds of an addition and a fusion, whose instructions are one kernel."""
+    assert count_kernels(LOOP) == {"add": 8, "fusion": 8, "custom-call": 1}
+
+
+def test_kernels_of_a_real_program():
+    def program(x):
+        return jax.lax.scan(lambda y, _: (y @ x, None), x, length=5)[0]
+
+    text = jax.jit(program).lower(jnp.ones((8, 8))).compile().as_text()
+    kernels = count_kernels(text or "")
+    assert kernels["dot"] + kernels["custom-call"] + kernels["fusion"] >= 5
+    assert "parameter" not in kernels and "while" not in kernels
+
+
+@pytest.mark.parametrize("task", ["cartpole-swingup", "finger-spin", "lqr-lqr_6_2"])
+def test_sizes_are_those_of_the_simulator(task):
+    pytest.importorskip("dm_control")
+    env = dmc.make(task, 0)
+    assert task_spec(task) == env.spec
+    env.close()
+
+
+def test_every_task_has_sizes():
+    assert {dmc.spec(task).name for task in dmc.TASKS} == {
+        f"dm_control:{task}" for task in dmc.TASKS
+    }
+    assert set(dmc._SIZES) <= {*dmc.TASKS, *(t.partition("-")[0] for t in dmc.TASKS)}
+
+
+@pytest.fixture(scope="module")
+def subject():
+    train = experiment.TrainConfig(
+        task="toys:aim", method="tdmpc2", size="tiny", num_envs=2, settings=TINY
+    )
+    spec = EnvSpec("toys:aim", 3, 1, 10, action_repeat=2)
+    resolved = experiment.resolve(train, spec, accelerator=False)
+    subject = benchmark.Subject(resolved, members=1, updates=2)
+    subject.compile()
+    return subject
+
+
+def test_compiling_beforehand_is_compiling_once(subject):
+    """Or the compile time would not be that of the programs that run."""
+    before = subject.population._act._cache_size()
+    subject.run("plan")
+    assert subject.population._act._cache_size() - before <= 1
+    programs = subject.programs
+    assert all(p.compile_seconds > 0 and p.kernels for p in programs.values())
+    parameters = 4 * subject.population.num_parameters()
+    # Adam's two moments, and the target heads.
+    assert programs["update"].memory["argument"] > 3 * parameters
+
+
+def test_parts_do_what_they_say(subject):
+    times = benchmark.time_parts([subject], 3)[0]
+    assert set(times) == set(benchmark.PARTS)
+    assert all(0 < t.least <= t.median for t in times.values())
+    before = jax.tree.map(np.asarray, subject.agents.policy)
+    subject.run("update")
+    changed = jax.tree.map(
+        lambda a, b: bool((a != b).any()), before, subject.agents.policy
+    )
+    assert any(jax.tree.leaves(changed))
+
+
+def test_the_whole_counts_env_steps(subject, monkeypatch):
+    """5 decisions of 2 environments that repeat an action twice, in 4 seconds."""
+    clock = iter([0.0, 4.0])
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    pool = benchmark.idle_pool(subject.population.spec, 2)
+    whole = benchmark.time_whole(subject, pool, 5)
+    assert whole.env_steps_per_second == 5.0
+    assert sum(whole.shares.values()) == pytest.approx(1.0)
+    assert whole.shares["plan"] > 0 and whole.shares["env"] > 0
+
+
+def test_peak_is_operations_over_time():
+    rate = benchmark.matmul_peak([64], seconds=0.05)
+    assert 1e6 < rate < 1e15
+
+
+def settings(**changed):
+    given = TINY | {"planner.iterations": 1} | changed
+    return [f"{name}={value}" for name, value in given.items()]
+
+
+def test_bench_prints_json_for_given_sizes(capsys, monkeypatch):
+    monkeypatch.setattr(runtime, "configure", lambda **_: None)
+    sizes = ["--observation-dim", "3", "--action-dim", "2", "--episode-length", "10"]
+    options = ["--members", "1", "--size", "tiny", "--repeats", "2", "--json"]
+    assert cli.run(["bench", *sizes, *options, "--method", "tdmpc2", *settings()]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["no_simulator"] == "sizes were given, so no simulator was run"
+    assert report["matmul_peak"] > 0
+    assert report["agent"]["planner"]["num_samples"] == TINY["planner.num_samples"]
+    (result,) = report["results"]
+    assert result["members"] == 1 and result["simulated"] is None
+    assert result["alone"]["env_steps_per_second"] > 0
+    assert set(result["programs"]) == {"plan", "update"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["dog-run", "--members", "0"],
+            "members is 0; it must be numbers of at least 1",
+        ),
+        (["dog-run", "--repeats", "0"], "repeats is 0; it must be at least 1"),
+        (
+            ["--action-dim", "3"],
+            "task is empty; name one, or give --observation-dim and --episode-length",
+        ),
+        (["dog-rum"], "task 'dog-rum' is unknown; the nearest is 'dm_control:dog-run'"),
+        (["dog-run", "--method", "tdmpc3"], "method is 'tdmpc3'"),
+        (["dog-run", "--planner.samples", "3"], "setting 'planner.samples' is unknown"),
+    ],
+)
+def test_wrong_options_are_one_sentence(arguments, message, monkeypatch):
+    monkeypatch.setattr(runtime, "configure", lambda **_: None)
+    with pytest.raises(ValueError, match=message):
+        cli.run(["bench", *arguments])
