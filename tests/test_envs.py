@@ -1,6 +1,7 @@
 """The contract of environments, for pools in this process and in workers."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def test_shapes_and_dtypes(workers):
     for field in (first, step.observation, step.reset_observation):
         assert (field.shape, field.dtype) == ((N, 3), np.float32)
     assert (step.reward.shape, step.reward.dtype) == ((N,), np.float32)
-    for flag in (step.terminated, step.truncated, step.ended, step.success):
+    flags = (step.terminated, step.truncated, step.begun, step.ended, step.success)
+    for flag in flags:
         assert (flag.shape, flag.dtype) == ((N,), np.bool_)
 
 
@@ -75,6 +77,8 @@ def test_episodes_end_apart_and_show_both_sides_of_the_border(workers):
             odd = np.array(seeds) % 2 == 1
             np.testing.assert_array_equal(step.terminated, ended & odd)
             np.testing.assert_array_equal(step.truncated, ended & ~odd)
+            np.testing.assert_array_equal(step.begun, ended)
+            assert step.acted.all()
             # The true last observation, of the episode that it belongs to.
             np.testing.assert_array_equal(step.observation[:, 0], count)
             np.testing.assert_array_equal(step.observation[:, 1], episode)
@@ -195,20 +199,44 @@ def test_values_that_are_not_finite_are_named(make, sentence, workers):
             pool.step(actions())
 
 
+@pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize(
-    ("make", "kind", "sentence"),
+    ("make", "sentence"),
     [
-        (toys.Raising, ZeroDivisionError, "the toy broke"),
-        (toys.Shapeless, EnvError, r"shape \(1,\); EnvSpec says \(3,\)"),
+        (
+            toys.Raising,
+            r" failed: ZeroDivisionError: the toy broke \(.*toys\.py, line \d+\)$",
+        ),
+        (toys.Shapeless, r": an observation has shape \(1,\); EnvSpec says \(3,\)$"),
     ],
 )
-def test_an_error_of_an_environment_says_which(make, kind, sentence):
-    with make_pool(make, 0) as pool:
+def test_an_error_of_an_environment_is_one_sentence(make, sentence, workers):
+    with make_pool(make, workers) as pool:
         pool.reset()
         pool.step(actions())
-        with pytest.raises(kind, match=sentence) as caught:
+        with pytest.raises(EnvError) as caught:
             pool.step(actions())
-    assert caught.value.__notes__ == ["(in environment 0 of toy:counter)"]
+    # `match` would look into the notes as well.
+    assert re.search(f"^environment 0 of toy:counter{sentence}", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_where_an_environment_failed_is_in_a_note(workers):
+    with make_pool(toys.Raising, workers) as pool:
+        pool.reset()
+        pool.step(actions())
+        with pytest.raises(EnvError) as caught:
+            pool.step(actions())
+    shown = caught.value.__notes__[0]
+    assert "Traceback" in shown and 'ZeroDivisionError("the toy broke")' in shown
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_an_environment_that_cannot_be_built_is_one_sentence(workers):
+    sentence = r"^building an environment failed: LookupError: no parts \(.*, line"
+    with pytest.raises(EnvError, match=sentence):
+        make_pool(toys.Unbuildable, workers)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -269,18 +297,25 @@ def fail(make: EnvMaker, timeout: float = 20.0) -> tuple[str, Pool]:
     return str(caught.value), pool
 
 
-def test_an_exception_in_a_worker_is_shown_with_its_traceback():
-    message, pool = fail(toys.Raising)
-    assert "environments 0 to 1 of toy:counter failed:\nTraceback" in message
-    assert 'raise ZeroDivisionError("the toy broke")' in message
-    assert "(in environment 0 of toy:counter)" in message
-    with pytest.raises(RuntimeError, match="it is closed"):
+def test_a_worker_that_failed_closes_its_pool():
+    with make_pool(toys.Raising, 2) as pool:
+        pool.reset()
         pool.step(actions())
+        with pytest.raises(EnvError):
+            pool.step(actions())
+        with pytest.raises(RuntimeError, match="it is closed"):
+            pool.step(actions())
 
 
-def test_an_exception_while_building_is_shown_with_its_traceback():
-    with pytest.raises(WorkerError, match=r"(?s)Traceback.*LookupError: no parts"):
-        make_pool(toys.Unbuildable, 2)
+def test_an_error_of_a_worker_itself_is_shown_with_its_traceback(monkeypatch):
+    with make_pool(toys.Counter, 2) as pool:
+        pool.reset()
+        assert isinstance(pool, ProcessPool)
+        pool._crew.ask("nonsense")  # which a worker takes for a step, without an action
+        pool._crew.gather(20.0)
+        pool._crew._members[0].send(("step",))
+        with pytest.raises(WorkerError, match=r"(?s)0 to 1 of .* failed:\nTraceback"):
+            pool._crew.gather(20.0)
 
 
 def test_a_killed_worker_is_one_sentence():

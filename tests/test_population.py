@@ -37,7 +37,8 @@ def answers(members, count):
             .astype(np.float32)
             .ravel(),
             terminated=np.zeros(shape, bool).ravel(),
-            ended=np.full(shape, t % 8 == 7).ravel(),
+            acted=np.ones(shape, bool).ravel(),
+            begun=np.full(shape, t % 8 == 7).ravel(),
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import toys
 from planprior import launch, training
 from planprior.acting import Agent
 from planprior.checkpoint import CheckpointError, Checkpoints
@@ -184,10 +185,26 @@ def test_episodes_that_end_at_different_times(tmp_path, overlap):
     assert events(folder, "update")[-1]["updates"] == 90
 
 
-def test_an_environment_that_breaks_is_one_sentence_and_nothing_is_lost(tmp_path):
+def test_an_environment_that_breaks_is_one_sentence_and_nothing_is_lost(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(toys.Broken, "made", 0)
     with pytest.raises(EnvError, match="returned nan in its reward"):
-        train(tmp_path / "run", "toys:broken")
-    assert (tmp_path / "run" / "config.json").exists()
+        train(folder, "toys:broken")
+    # Its 30 good decisions are there, and what was learned from them.
+    checkpoints = Checkpoints(folder / "checkpoints")
+    assert checkpoints.steps() == Checkpoints(folder / "replay").steps() == [60]
+    assert Agent.load(folder).act(np.zeros(3)).shape == (1,)
+    monkeypatch.setattr(toys.Broken, "lasts", 10_000)
+    result, screen = train(folder, "toys:broken")
+    assert result.finished and "going on from 60" in screen
+
+
+def test_episodes_too_short_to_learn_from_are_one_sentence(tmp_path):
+    sentence = r"no episode of toys:brief so far lasted horizon = 3 decisions"
+    with pytest.raises(training.TrainingError, match=sentence):
+        train(tmp_path / "run", "toys:brief")
 
 
 def test_a_training_that_diverges_says_so(tmp_path):

@@ -47,18 +47,27 @@ class Uneven(Aim):
 
 
 class Broken(Aim):
-    """Returns NaN after a while."""
+    """Returns NaN from step `lasts` on, counting those of all environments."""
 
     spec = EnvSpec("toys:broken", 3, 1, LENGTH, action_repeat=2)
-    made = 0
+    made, lasts = 0, 30
 
     def step(self, action: np.ndarray) -> Outcome:
         Broken.made += 1
         outcome = super().step(action)
-        return outcome._replace(reward=np.nan) if Broken.made > 30 else outcome
+        return outcome._replace(reward=np.nan) if Broken.made > self.lasts else outcome
 
 
-aim, uneven, broken = Aim, Uneven, Broken
+class Brief(Aim):
+    """Episodes of two steps, shorter than the horizon."""
+
+    spec = EnvSpec("toys:brief", 3, 1, LENGTH, action_repeat=2, can_terminate=True)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        return super().step(action)._replace(terminated=self.steps >= 2)
+
+
+aim, uneven, broken, brief = Aim, Uneven, Broken, Brief
 
 TINY = {
     "network.encoder_dim": 16,

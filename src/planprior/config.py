@@ -228,8 +228,8 @@ class Config(Checked):
         horizon: H, of the planner and of the learning slices, in agent steps.
         batch_size: B, slices per update.
         terminations: `masked`: no value after an end (correct); `bootstrap`: ends are
-            ignored, as the HumanoidBench papers do; `learned`: masked, and a continue
-            head tells the planner.
+            ignored, as the HumanoidBench papers do; `learned`, which is set where the
+            environment can terminate: masked, and a continue head tells the planner.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)

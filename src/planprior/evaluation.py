@@ -82,7 +82,7 @@ def evaluate(
         success[ending] = outcome.success[ending]
         running &= ~outcome.ended
         observation = outcome.reset_observation
-        reset = outcome.ended.reshape(shape)
+        reset = outcome.begun.reshape(shape)
         step += 1
     lengths *= population.spec.action_repeat
     met = success.reshape(shape) if population.spec.has_success else None

@@ -269,6 +269,9 @@ def make(method: str, spec: EnvSpec, size: str = "5") -> tuple[Config, Hypers]:
     """
     chosen, sizes = find(METHODS, method, "method"), find(SIZES, size, "size")
     config = at_size(chosen.config, sizes)
+    if spec.can_terminate:
+        # TD-MPC2's `episodic`, which its users have to know of and to set.
+        config = dataclasses.replace(config, terminations="learned")
     hypers = dataclasses.replace(
         chosen.hypers_for(spec), learning_rate=sizes.learning_rate
     )

@@ -67,14 +67,16 @@ class Seen(eqx.Module):
         observation: The true last observation where an episode ended.
         reward: Rewards.
         terminated: Ends by the task's own rule.
-        ended: Ends for whatever reason.
+        acted: Where the action was carried out.
+        begun: Where an episode began.
         reset_observation: What the next action is chosen from.
     """
 
     observation: Float[Array, "P E O"]
     reward: Float[Array, "P E"]
     terminated: Bool[Array, "P E"]
-    ended: Bool[Array, "P E"]
+    acted: Bool[Array, "P E"]
+    begun: Bool[Array, "P E"]
     reset_observation: Float[Array, "P E O"]
 
 
@@ -193,6 +195,10 @@ class Population:
         sizes = (spec.observation_dim, spec.action_dim, self.config.horizon)
         return (self.num_envs, capacity, *sizes)
 
+    def can_sample(self, replay: Replay) -> bool:
+        """Whether the replays of all members hold a slice to learn from."""
+        return bool(jnp.all(jax.vmap(rows.num_starts)(replay) > 0))
+
     def cold_start(self, num_envs: int | None = None) -> Float[Array, "P E H A"]:
         """Warm starts before the first plan."""
         envs = self.num_envs if num_envs is None else num_envs
@@ -297,7 +303,7 @@ class Population:
     def add(
         self, replay: Replay, decision: Decision, seen: Seen, update_count: int
     ) -> Replay:
-        """Store a step, and the first row of the next episode where one ended."""
+        """Store a step, and the first row of the next episode where one began."""
         return self._add(replay, decision, seen, np.int32(update_count))
 
     def _begin_program(
@@ -335,12 +341,12 @@ class Population:
             terminated=seen.terminated,
             plan=decision.plan,
             has_plan=decision.has_plan,
-            planned_at=jnp.full(seen.ended.shape, update_count),
-            first=jnp.zeros_like(seen.ended),
+            planned_at=jnp.full(seen.acted.shape, update_count),
+            first=jnp.zeros_like(seen.acted),
         )
         add = jax.vmap(rows.add)
-        replay = add(replay, row, jnp.ones_like(seen.ended))
-        return add(replay, self._first_rows(seen.reset_observation), seen.ended)
+        replay = add(replay, row, seen.acted)
+        return add(replay, self._first_rows(seen.reset_observation), seen.begun)
 
     # --- Learning ---------------------------------------------------------------------
 
@@ -474,7 +480,8 @@ class Population:
             "observation": step.observation,
             "reward": step.reward,
             "terminated": step.terminated,
-            "ended": step.ended,
+            "acted": step.acted,
+            "begun": step.begun,
             "reset_observation": step.reset_observation,
         }
         parts = {k: x.reshape(*shape, *x.shape[1:]) for k, x in flat.items()}

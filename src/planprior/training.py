@@ -16,7 +16,8 @@ import numpy as np
 
 from planprior import checkpoint, evaluation
 from planprior.checkpoint import Checkpoints
-from planprior.envs.base import Pool, Step
+from planprior.envs.base import EnvError, Pool, Step
+from planprior.envs.process import WorkerError
 from planprior.experiment import Experiment
 from planprior.log import Progress, RunFolder, Shares
 from planprior.population import Decision, Population
@@ -217,9 +218,23 @@ class Training:
 
         Returns:
             Whether it came to the end.
+
+        Raises:
+            EnvError: An environment broke; what was learned until then is saved.
+            WorkerError: As above, for a worker process.
+            TrainingError: The training diverged.
         """
         self._clock = time.monotonic() - self.counters.seconds
         self._saved_at = time.monotonic()
+        begun_at = self.counters.decisions
+        try:
+            return self._run()
+        except (EnvError, WorkerError):
+            if self.counters.decisions > begun_at:
+                self.save()
+            raise
+
+    def _run(self) -> bool:
         self._begin_episodes()
         while self.counters.decisions < self.total and not self.tools.stop():
             self._learn_until(self.schedule.updates_due(self.counters.decisions))
@@ -267,7 +282,7 @@ class Training:
         with shares.section("store"):
             self.replay = self.population.add(self.replay, decision, seen, planned_at)
         counters.decisions += 1
-        self._observation, self._reset = seen.reset_observation, seen.ended
+        self._observation, self._reset = seen.reset_observation, seen.begun
         self._note_episodes(outcome)
         if not self.experiment.train.overlap:
             self._learn_beside(counters.decisions)
@@ -303,6 +318,8 @@ class Training:
 
     def _learn(self, num_updates: int) -> None:
         counters, population = self.counters, self.population
+        if counters.updates == 0:
+            self._check_slices()
         if self.schedule.reanalyses(counters.updates):
             self.replay = population.reanalyse(
                 self.agents, self.replay, counters.updates
@@ -318,6 +335,16 @@ class Training:
         )
         self._nans = self._nans + self._metrics["nan_metrics"]
         counters.updates += num_updates
+
+    def _check_slices(self) -> None:
+        """Refuse to learn where no episode was long enough for a single slice."""
+        if not self.population.can_sample(self.replay):
+            horizon = self.experiment.config.horizon
+            raise TrainingError(
+                f"no episode of {self.experiment.spec.name} so far lasted horizon = "
+                f"{horizon} decisions, so that there is nothing to learn from; lower "
+                "--horizon, or let episodes last longer"
+            )
 
     def _show_pretraining(self, due: int) -> None:
         if self.counters.updates > self.schedule.pretraining:

@@ -4,8 +4,10 @@ Axes: N environments, O observation, A action. Nothing here imports JAX, because
 worker processes import this file.
 """
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,24 @@ from planprior.spec import EnvSpec
 
 
 class EnvError(RuntimeError):
-    """An environment broke its contract, e.g. returned NaN."""
+    """An environment failed or broke its contract, in one sentence."""
+
+
+def failure(what: str, error: BaseException) -> EnvError:
+    """Return the sentence for an error in somebody's environment, with its place.
+
+    Args:
+        what: What failed.
+        error: Why; its traceback becomes a note.
+    """
+    reason = " ".join(str(error).split()) or "no message"
+    place = ""
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames:
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})"
+    told = EnvError(f"{what} failed: {type(error).__name__}: {reason}{place}")
+    told.add_note("".join(traceback.format_exception(error)))
+    return told
 
 
 class Outcome(NamedTuple):
@@ -85,7 +104,9 @@ class Step(NamedTuple):
 
     Environments whose episode ended have begun the next one in the same step, and
     both sides of that border are here: the last observation of the old episode and
-    the first of the new one.
+    the first of the new one. Ready-made vector environments may begin it in the next
+    step instead, whose action then does nothing: `begun` says where, `acted` that the
+    step is no transition.
 
     Attributes:
         observation: What is seen after the action, [N, O]; the true last observation
@@ -94,7 +115,8 @@ class Step(NamedTuple):
         terminated: Which episodes ended by the task's own rule, [N].
         truncated: Which episodes ended at the time limit, [N].
         reset_observation: What the next action is chosen from, [N, O]: the first
-            observation of the next episode where one ended, else `observation`.
+            observation of the next episode where one has begun, else `observation`.
+        begun: Which environments began an episode in this step, [N].
         episode_return: Sum of the episode's rewards up to this step, [N].
         episode_length: Steps of the episode up to this one, [N].
         success: Where the task's goal is met after the action, [N]; at the end of an
@@ -106,6 +128,7 @@ class Step(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     reset_observation: np.ndarray
+    begun: np.ndarray
     episode_return: np.ndarray
     episode_length: np.ndarray
     success: np.ndarray
@@ -114,6 +137,14 @@ class Step(NamedTuple):
     def ended(self) -> np.ndarray:
         """Which episodes ended, for whatever reason, [N]."""
         return self.terminated | self.truncated
+
+    @property
+    def acted(self) -> np.ndarray:
+        """Where the action was carried out: not where the step only began an episode.
+
+        [N].
+        """
+        return self.ended | ~self.begun
 
 
 class Rows(NamedTuple):
@@ -158,13 +189,22 @@ def env_seeds(seed: int, num_envs: int) -> list[int]:
 
 def build_envs(make: EnvMaker, seeds: Sequence[int]) -> list[Env]:
     """Build one environment per seed and check that they are of one kind."""
-    envs = [make(seed) for seed in seeds]
+    envs = [_build(make, seed) for seed in seeds]
     for env in envs:
         if env.spec != envs[0].spec:
             raise EnvError(
                 f"environments of one pool differ: {env.spec} and {envs[0].spec}"
             )
     return envs
+
+
+def _build(make: EnvMaker, seed: int) -> Env:
+    try:
+        return make(seed)
+    except (EnvError, ImportError, ValueError):
+        raise
+    except Exception as error:
+        raise failure("building an environment", error) from error
 
 
 def reset_rows(
@@ -203,7 +243,7 @@ def _success(spec: EnvSpec, outcome: Outcome) -> bool:
 
 
 class _Naming:
-    """Add to an error which environment it came from.
+    """Turn an error into one sentence that says which environment it came from.
 
     Not a generator with `contextmanager`, which costs more than the rest of a row.
     """
@@ -217,9 +257,18 @@ class _Naming:
     def __enter__(self) -> None:
         return
 
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if error is not None:
-            error.add_note(f"(in environment {self.index} of {self.env.spec.name})")
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        which = f"environment {self.index} of {self.env.spec.name}"
+        if isinstance(error, EnvError):
+            raise EnvError(f"{which}: {error}") from error
+        raise failure(which, error) from error
 
 
 def _store(row: np.ndarray, value: np.ndarray) -> None:
@@ -316,6 +365,10 @@ class Pool(ABC):
     @abstractmethod
     def _close(self) -> None: ...
 
+    def _begun(self) -> np.ndarray:
+        """Where the step just made began an episode: by rule, where one ended."""
+        return self._rows.terminated | self._rows.truncated
+
     def _expect(self, call: str, called: str) -> None:
         if self._due != call:
             raise RuntimeError(
@@ -327,8 +380,10 @@ class Pool(ABC):
         rows = self._rows
         for field in ("observation", "reward", "reset_observation"):
             self._check_finite(field, getattr(rows, field))
-        self._returns += rows.reward
-        self._lengths += 1
+        begun = self._begun()
+        acted = rows.terminated | rows.truncated | ~begun
+        self._returns += rows.reward * acted
+        self._lengths += acted
         self._check_ends()
         step = Step(
             observation=rows.observation.copy(),
@@ -336,6 +391,7 @@ class Pool(ABC):
             terminated=rows.terminated.copy(),
             truncated=rows.truncated.copy(),
             reset_observation=rows.reset_observation.copy(),
+            begun=begun,
             episode_return=self._returns.copy(),
             episode_length=self._lengths.copy(),
             success=rows.success.copy(),

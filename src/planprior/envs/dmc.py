@@ -239,7 +239,7 @@ def _action_map(bounds: Any) -> tuple[np.ndarray, np.ndarray]:
 def _load(task: str, seed: int) -> Any:
     suite = _import_suite()
     domain, name = task.split("-")
-    with _quiet_absl():
+    with quiet_absl():
         return suite.load(domain, name, task_kwargs={"random": seed})
 
 
@@ -258,8 +258,8 @@ def _import_suite() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _quiet_absl() -> Iterator[None]:
-    # Every dog would repeat a deprecation in its own XML file.
+def quiet_absl() -> Iterator[None]:
+    """Silence MuJoCo's remarks: every dog would repeat one on its own XML file."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -29,6 +29,7 @@ import numpy as np
 from planprior.envs import worker
 from planprior.envs.base import (
     Env,
+    EnvError,
     EnvMaker,
     Pool,
     Rows,
@@ -276,8 +277,16 @@ class _Member:
         except (EOFError, OSError) as error:
             raise self._died() from error
         if failure:
-            raise WorkerError(f"{self._label()} failed:\n{failure}")
+            raise self._failed(*failure)
         return answer
+
+    def _failed(self, sentence: str, trace: str) -> Exception:
+        """A worker's error: in one sentence where it was an environment's."""
+        if not sentence:
+            return WorkerError(f"{self._label()} failed:\n{trace}")
+        error = EnvError(sentence)
+        error.add_note(trace)
+        return error
 
     def dismiss(self) -> None:
         # Closing the pipe is the message: it also ends a worker whose parent is gone.
@@ -365,7 +374,11 @@ def serve(connection: Connection) -> None:
     envs = []
     with _reporting(connection):
         make, seeds, first = connection.recv()
-        envs += build_envs(make, seeds)
+        try:
+            envs += build_envs(make, seeds)
+        except (ImportError, ValueError) as error:
+            # What is missing or wrong is told in a sentence by whoever noticed.
+            raise EnvError(str(error)) from error
         spec = envs[0].spec
         connection.send((None, spec))
         path, num_envs, last = connection.recv()
@@ -394,6 +407,7 @@ def _reporting(connection: Connection) -> Iterator[None]:
     """
     try:
         yield
-    except Exception:
+    except Exception as error:
+        sentence = str(error) if isinstance(error, EnvError) else ""
         with contextlib.suppress(OSError):
-            connection.send((traceback.format_exc(), None))
+            connection.send(((sentence, traceback.format_exc()), None))

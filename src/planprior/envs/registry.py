@@ -6,10 +6,12 @@ for them) and `make(task, seed) -> Env`, which imports the simulator when called
 `REQUIRES` (a package to look for) and `EXTRA` (the extra of planprior that installs it)
 or `INSTALL` (what to do instead) where it needs one; `PREFIX` where that is not the
 file's name; `SETTINGS`, settings of the agent that its papers use, by full name. The
-file is found by being there.
+file is found by being there. A suite that has more tasks once its package is loaded
+offers `list_tasks()` and `find(name)` as well, and `OPTIONS` where options may follow
+its names.
 
 A task is `PREFIX:NAME`, a bare name, or `module:function` for an environment of one's
-own, where `function(seed)` returns an `Env`; the present folder is searched as well.
+own (see `own.py`); the present folder is searched as well.
 """
 
 import difflib
@@ -22,19 +24,31 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from planprior.envs.base import Env, EnvMaker, LocalPool, Pool
+from planprior.envs import own
+from planprior.envs.base import Env, LocalPool, Pool, env_seeds
+from planprior.envs.options import TaskOptions, split
 from planprior.envs.process import ProcessPool, choose_workers
 from planprior.spec import EnvSpec
 
 # Files of this folder that are no suites; `probe` and `device` step on the device.
-_OTHERS = {"base", "device", "probe", "process", "registry", "worker"}
+_OTHERS = {
+    *("base", "device", "options", "own", "probe", "process", "registry", "spaces"),
+    *("vector", "worker"),
+}
 
 
 def list_tasks() -> list[str]:
     """List the full names of all tasks, whether or not they are installed."""
     return [
-        f"{prefix}:{task}" for prefix in _suites() for task in _suites()[prefix].TASKS
+        f"{prefix}:{task}"
+        for prefix, suite in _suites().items()
+        for task in (suite.list_tasks() if _is_open(suite) else suite.TASKS)
     ]
+
+
+def suites() -> dict[str, str | None]:
+    """Return the package that each suite needs, by the suite's prefix."""
+    return {name: getattr(s, "REQUIRES", None) for name, s in _suites().items()}
 
 
 def resolve(task: str) -> str:
@@ -42,22 +56,30 @@ def resolve(task: str) -> str:
 
     Capitals do not matter, nor whether words are joined by `-` or `_`, since the field
     writes `finger-turn-hard` and `finger_turn_hard` for one task.
+
+    Raises:
+        ValueError: There is no such task; the nearest is named.
     """
-    prefix, _, name = task.rpartition(":")
+    _see_present_folder()
+    bare, options = split(task)
+    prefix, name = _parts(bare)
     if prefix and prefix not in _suites():
         if _is_module(prefix):
-            return task
+            return f"{bare}{options}"
         raise _unknown(task)
     for known, suite in _suites().items():
         found = _spellings(suite).get(_plain(name))
         if found and prefix in ("", known):
-            return f"{known}:{found}"
+            return _with_options(f"{known}:{found}", suite, options)
+    for known, suite in _suites().items():
+        if _is_open(suite) and (prefix == known or (not prefix and _has(suite, name))):
+            return _with_options(f"{known}:{suite.find(name)}", suite, options)
     raise _unknown(task)
 
 
 def proposed_settings(task: str) -> dict[str, int | float | bool | str]:
     """Return the agent's settings that a task's suite proposes, by full name."""
-    suite = _suites().get(resolve(task).rpartition(":")[0])
+    suite = _suites().get(_parts(resolve(task))[0])
     return dict(getattr(suite, "SETTINGS", {}))
 
 
@@ -68,10 +90,11 @@ def make_env(task: str, seed: int) -> Env:
         task: A name that `resolve` accepts.
         seed: Everything random in the environment follows from it.
     """
-    prefix, _, name = resolve(task).rpartition(":")
+    full = resolve(task)
+    prefix, name = _parts(full)
     suite = _suites().get(prefix)
     if suite is None:
-        return _function(prefix, name)(seed)
+        return own.make_env(full, seed)
     _check_installed(suite, task)
     return suite.make(name, seed)
 
@@ -121,8 +144,10 @@ def make_pool(
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
     full = resolve(task)
-    # Here, because a worker could only answer with a traceback.
-    _check_installed(_suites().get(full.rpartition(":")[0]), task)
+    prefix, _ = _parts(full)
+    _check_installed(_suites().get(prefix), task)
+    if prefix not in _suites() and own.makes_several(full):
+        return own.make_vector_pool(full, num_envs, env_seeds(seed, num_envs))
     make = functools.partial(make_env, full)
     count, _ = choose_workers(num_envs, workers)
     if count == 0:
@@ -136,6 +161,30 @@ def _suites() -> dict[str, ModuleType]:
     names = sorted(file.name for file in files if file.name not in _OTHERS)
     modules = [importlib.import_module(f"planprior.envs.{name}") for name in names]
     return {getattr(m, "PREFIX", m.__name__.rpartition(".")[2]): m for m in modules}
+
+
+def _parts(task: str) -> tuple[str, str]:
+    """Part prefix and name: a module's name has dots, an open suite's may have ":"."""
+    first, colon, rest = task.partition(":")
+    if colon and first in _suites():
+        return first, rest
+    prefix, _, name = task.rpartition(":")
+    return prefix, name
+
+
+def _is_open(suite: ModuleType) -> bool:
+    return hasattr(suite, "find")
+
+
+def _has(suite: ModuleType, name: str) -> bool:
+    return _plain(name) in map(_plain, suite.list_tasks())
+
+
+def _with_options(full: str, suite: ModuleType, options: TaskOptions) -> str:
+    if str(options) and not getattr(suite, "OPTIONS", False):
+        given = str(options).removeprefix(",")
+        raise ValueError(f"task {full!r} has no options, but {given} was given")
+    return f"{full}{options}"
 
 
 def _spellings(suite: ModuleType) -> dict[str, str]:
@@ -160,21 +209,17 @@ def _unknown(task: str) -> ValueError:
 
 
 def _is_module(name: str) -> bool:
-    # An installed command, unlike `python -m`, does not search the present folder.
-    # Last, so that no file there hides a package.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
 
 
-def _function(module: str, name: str) -> EnvMaker:
-    found = importlib.import_module(module)
-    if not callable(getattr(found, name, None)):
-        raise ValueError(f"module {module!r} has no function {name!r} to make its task")
-    return getattr(found, name)
+def _see_present_folder() -> None:
+    # An installed command, unlike `python -m`, does not search the present folder.
+    # Last, so that no file there hides a package.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _check_installed(suite: ModuleType | None, task: str) -> None:

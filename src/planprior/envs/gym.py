@@ -1,0 +1,272 @@
+"""Gymnasium: every registered environment, and environments of your own.
+
+`gym:HalfCheetah-v5` is a registered one; `gym:my_package:MyEnv-v0` imports `my_package`
+first, as `gymnasium.make` does. Options may follow the name: see `options.py`. A
+function of your own may return any `gymnasium.Env` (or a ready-made vector environment:
+see `vector.py`).
+
+1. Actions in [−1, 1] are mapped to the bounds entry by entry; observations are
+   flattened as `spaces.py` says.
+2. The time limit is Gymnasium's `TimeLimit`, or the option `episode_length`; it
+   truncates, the environment's own verdict terminates.
+3. Which registered tasks never terminate is known of Gymnasium's own; of all others it
+   is assumed that they can, unless the option `terminates=no` says otherwise.
+"""
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from planprior.envs.base import Env, EnvError, Outcome, failure
+from planprior.envs.dmc import quiet_absl
+from planprior.envs.options import TaskOptions, split
+from planprior.envs.spaces import Actions, Observations
+from planprior.spec import EnvSpec
+
+REQUIRES = "gymnasium"
+EXTRA = "gym"
+OPTIONS = True
+
+# Those of its own that have continuous actions on vectors and need but MuJoCo; whatever
+# else is registered is found as well.
+TASKS = (
+    *("Pendulum-v1", "MountainCarContinuous-v0", "Ant-v5", "HalfCheetah-v5"),
+    *("Hopper-v5", "Humanoid-v5", "HumanoidStandup-v5", "InvertedDoublePendulum-v5"),
+    *("InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"),
+)
+ALIASES: dict[str, str] = {}
+
+_NEVER_TERMINATE = {
+    *("HalfCheetah", "HumanoidStandup", "Pendulum", "Pusher", "Reacher", "Swimmer"),
+}
+# Gymnasium's own tasks without continuous actions on vectors: not worth listing.
+_NOT_LISTED = {
+    *("Acrobot", "Blackjack", "CarRacing", "CartPole", "CliffWalking", "Taxi"),
+    *("CliffWalkingSlippery", "FrozenLake", "FrozenLake8x8", "LunarLander"),
+    *("MountainCar", "GymV21Environment", "GymV26Environment"),
+}
+
+
+# Names --------------------------------------------------------------------------------
+
+
+def list_tasks() -> list[str]:
+    """List the newest versions of all that are registered, where it is installed."""
+    if importlib.util.find_spec("gymnasium") is None:
+        return [*TASKS]
+    newest: dict[str, tuple[int, str]] = {}
+    for name, spec in _registry().items():
+        stem, version = _stem(name), spec.version or 0
+        listed = "/" not in name and stem not in _NOT_LISTED
+        if listed and version >= newest.get(stem, (-1, ""))[0]:
+            newest[stem] = (version, name)
+    return sorted(name for _, name in newest.values())
+
+
+def find(name: str) -> str:
+    """Return the registered id that is meant; capitals do not matter.
+
+    Raises:
+        ValueError: There is none; the nearest are named.
+    """
+    if importlib.util.find_spec("gymnasium") is None:
+        return name  # nothing to compare with; `make` is not called without it
+    module, colon, bare = name.rpartition(":")
+    if colon:
+        importlib.import_module(module)
+    known = {one.casefold(): one for one in _registry()}
+    if bare.casefold() in known:
+        return module + colon + known[bare.casefold()]
+    near = difflib.get_close_matches(bare.casefold(), known, n=3, cutoff=0.5)
+    near = near or difflib.get_close_matches(bare.casefold(), known, n=1, cutoff=0.0)
+    shown = ", ".join(f"'gym:{known[one]}'" for one in near)
+    raise ValueError(f"task 'gym:{name}' is unknown; the nearest are {shown}")
+
+
+def _registry() -> dict[str, Any]:
+    import gymnasium
+
+    return gymnasium.registry
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(":")[2].rpartition("-v")[0]
+
+
+# Making -------------------------------------------------------------------------------
+
+
+def make(task: str, seed: int) -> Env:
+    """Build a registered environment.
+
+    Args:
+        task: An id, with its options.
+        seed: Everything random in the environment follows from it.
+
+    Raises:
+        EnvError: It cannot be built, or not be trained in, in one sentence.
+    """
+    import gymnasium
+
+    name, options = split(task)
+    full = f"gym:{task}"
+    try:
+        with quiet_absl():
+            env = gymnasium.make(name, disable_env_checker=True, **_rendering(name))
+    except gymnasium.error.DependencyNotInstalled as error:
+        reason = " ".join(str(error).split())
+        raise EnvError(f"{full} needs a package that is missing: {reason}") from error
+    except Exception as error:
+        raise failure(f"making {full}", error) from error
+    if options.terminates is None and _stem(name) in _NEVER_TERMINATE:
+        return GymEnv(env, full, seed, options, can_terminate=False)
+    return wrap(env, full, seed, options)
+
+
+def wrap(env: Any, name: str, seed: int, options: TaskOptions) -> "GymEnv":
+    """Wrap a `gymnasium.Env` of whatever origin.
+
+    Args:
+        env: The environment.
+        name: Its task's full name.
+        seed: Everything random in it follows from this.
+        options: Its task's options.
+    """
+    can_terminate = options.terminates is not False
+    return GymEnv(env, name, seed, options, can_terminate=can_terminate)
+
+
+def is_env(made: object) -> bool:
+    """Whether something is a `gymnasium.Env`; that package is not imported for it."""
+    return any(
+        kind.__module__.startswith("gymnasium.core") and kind.__name__ == "Env"
+        for kind in type(made).__mro__
+    )
+
+
+def _rendering(name: str) -> dict[str, Any]:
+    """Mode `rgb_array` where there is one; nothing is drawn before `render`."""
+    from gymnasium.envs.registration import load_env_creator
+
+    spec = _registry().get(name.rpartition(":")[2])
+    if spec is None or spec.entry_point is None:
+        return {}
+    entry = spec.entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    modes = getattr(creator, "metadata", {}).get("render_modes", ())
+    return {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
+
+
+def time_limit(env: Any) -> int | None:
+    """The time limit of an environment's `TimeLimit`, in environment steps."""
+    # The wrapper itself is asked first: a function may have put it on by hand.
+    layer = env
+    while layer is not None:
+        if type(layer).__name__ == "TimeLimit":
+            return int(layer._max_episode_steps)
+        layer = getattr(layer, "env", None)
+    return getattr(getattr(env, "spec", None), "max_episode_steps", None)
+
+
+def episode_steps(own: int | None, name: str, options: TaskOptions) -> int:
+    """The time limit that holds, in environment steps.
+
+    Raises:
+        EnvError: None is known.
+    """
+    limits = [limit for limit in (own, options.episode_length) if limit]
+    if not limits:
+        raise EnvError(
+            f"{name} has no time limit, from which the discount follows; add one in "
+            f"environment steps, as in {name},episode_length=1000, or wrap it in "
+            "gymnasium.wrappers.TimeLimit"
+        )
+    return min(limits)
+
+
+class GymEnv(Env):
+    """A Gymnasium environment.
+
+    Attributes:
+        actions: The box of its actions.
+        observations: The parts of its observations.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        name: str,
+        seed: int,
+        options: TaskOptions,
+        *,
+        can_terminate: bool,
+    ) -> None:
+        self._env, self._seed = env, seed
+        self.actions = Actions(env.action_space, name)
+        self.observations = Observations(env.observation_space, name)
+        self._repeat = options.action_repeat
+        self._limit = episode_steps(time_limit(env), name, options)
+        self._steps = 0
+        fps = getattr(env, "metadata", {}).get("render_fps") or 30
+        self.step_seconds = self._repeat / fps
+        self.spec = EnvSpec(
+            name=name,
+            observation_dim=self.observations.size,
+            action_dim=self.actions.size,
+            episode_length=-(-self._limit // self._repeat),
+            action_repeat=self._repeat,
+            can_terminate=can_terminate,
+            has_success=bool(options.success),
+        )
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start an episode; the first one follows from the seed it was built with."""
+        seed = self._seed if seed is None else seed
+        self._seed, self._steps = None, 0
+        observation, _ = self._env.reset(seed=seed)
+        return self.observations.flatten(observation)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        """Do the action, with its repeats, until the episode ends."""
+        control = self.actions.scale(action)
+        reward, ended = 0.0, False
+        observation, terminated, info = None, False, {}
+        for _ in range(self._repeat):
+            observation, gain, terminated, truncated, info = self._env.step(control)
+            reward += np.asarray(gain, np.float64).item()
+            self._steps += 1
+            ended = terminated or truncated or self._steps >= self._limit
+            if ended:
+                break
+        flat = self.observations.flatten(observation)
+        terminated = bool(terminated)
+        truncated = bool(ended) and not terminated
+        return Outcome(flat, reward, terminated, truncated, self._success(info))
+
+    def _success(self, info: Mapping[str, Any]) -> bool | None:
+        if not self.spec.has_success:
+            return None
+        for key in ("success", "is_success"):
+            if key in info:
+                return bool(info[key])
+        raise EnvError("the task's option says success=yes, but info has no 'success'")
+
+    def render(self, height: int = 240, width: int = 320) -> np.ndarray:
+        """Return a picture, scaled to the size by leaving out or repeating points."""
+        try:
+            picture = np.asarray(self._env.render())
+        except Exception as error:
+            raise failure(f"drawing {self.spec.name}", error) from error
+        if picture.ndim != 3:
+            return super().render(height, width)
+        rows = np.arange(height) * picture.shape[0] // height
+        columns = np.arange(width) * picture.shape[1] // width
+        return np.ascontiguousarray(picture[rows][:, columns, :3], np.uint8)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()

@@ -1,0 +1,119 @@
+"""Environments of one's own, as `module:function`.
+
+The function may return a `planprior.Env`, a `gymnasium.Env` or, if it has the parameter
+`num_envs`, a Gymnasium vector environment of so many. It is called with a seed if it
+takes one (`make_env(seed)`), or with nothing; a class serves as well. Only what it
+returns tells what it is, so that none of the packages in question is imported here.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from planprior.envs import gym, vector
+from planprior.envs.base import Env, EnvError, Pool, failure
+from planprior.envs.options import split
+
+
+def make_env(task: str, seed: int) -> Env:
+    """Build one environment.
+
+    Args:
+        task: `module:function`, with options.
+        seed: Everything random in it follows from this.
+
+    Raises:
+        EnvError: It cannot be built, or is none.
+        ValueError: There is no such function.
+    """
+    bare, options = split(task)
+    made = _call(bare, seed=seed)
+    if isinstance(made, Env):
+        if str(options):
+            raise EnvError(
+                f"task {task!r} has options, which a planprior.Env does not have: its "
+                "EnvSpec says what they would"
+            )
+        return made
+    if gym.is_env(made):
+        return gym.wrap(made, task, seed, options)
+    if vector.is_vector(made):
+        raise EnvError(
+            f"{bare} returns a vector environment; give it the parameter num_envs, so "
+            "that it can be asked for as many environments as are needed"
+        )
+    raise EnvError(
+        f"{bare} returns {type(made).__name__}; it must return a planprior.Env, a "
+        "gymnasium.Env or a gymnasium.vector.VectorEnv"
+    )
+
+
+def makes_several(task: str) -> bool:
+    """Whether the function makes any number of environments at once."""
+    return "num_envs" in _parameters(_function(split(task)[0]))
+
+
+def make_vector_pool(task: str, num_envs: int, seeds: Sequence[int]) -> Pool:
+    """Build all environments of a task whose function `makes_several`.
+
+    Args:
+        task: `module:function`, with options.
+        num_envs: How many environments.
+        seeds: One per environment.
+
+    Raises:
+        EnvError: They cannot be built, or are none.
+    """
+    bare, options = split(task)
+    made = _call(bare, num_envs=num_envs, seed=int(seeds[0]))
+    if not vector.is_vector(made):
+        raise EnvError(
+            f"{bare} has the parameter num_envs, but returns {type(made).__name__}; it "
+            "must return a gymnasium.vector.VectorEnv"
+        )
+    return vector.VectorPool(made, num_envs, task, seeds, options)
+
+
+def _function(task: str) -> Callable[..., Any]:
+    module, _, name = task.rpartition(":")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        raise failure(f"importing {module}", error) from error
+    if not callable(getattr(found, name, None)):
+        raise ValueError(f"module {module!r} has no function {name!r} to make its task")
+    return getattr(found, name)
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some that are not written in Python
+        return {}
+
+
+def _call(task: str, *, seed: int, num_envs: int | None = None) -> Any:
+    """Call the function with what it takes of seed and number."""
+    function = _function(task)
+    parameters = _parameters(function)
+    given: dict[str, int] = {} if num_envs is None else {"num_envs": num_envs}
+    if "seed" in parameters:
+        given["seed"] = seed
+    positional = () if given or not _needs_one(parameters) else (seed,)
+    try:
+        return function(*positional, **given)
+    except EnvError:
+        raise
+    except Exception as error:
+        raise failure(f"{task}()", error) from error
+
+
+def _needs_one(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether there is a parameter without a default, whatever its name."""
+    return any(
+        parameter.default is parameter.empty
+        and parameter.kind
+        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in parameters.values()
+    )

@@ -1,0 +1,375 @@
+"""Gymnasium: any environment, alone or ready-made in numbers."""
+
+import importlib.util
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planprior.envs import registry
+from planprior.envs.base import EnvError, LocalPool, Pool
+from planprior.envs.options import TaskOptions, split
+from planprior.envs.process import ProcessPool
+
+if importlib.util.find_spec("gymnasium") is None:
+    pytest.skip("gymnasium is not installed", allow_module_level=True)
+
+import gymnasium
+
+import gym_toys as toys
+from planprior.envs import gym
+from planprior.envs.vector import VectorPool
+
+N = 3
+VECTORS = ["same_step", "next_step", "disabled"]
+
+
+def make_pool(function: str, workers: int = 0, num: int = N) -> Pool:
+    return registry.make_pool(f"gym_toys:{function}", num, 0, workers)
+
+
+def actions(t: int, size: tuple[int, int] = (N, 2)) -> np.ndarray:
+    return np.random.default_rng(t).uniform(-1, 1, size).astype(np.float32)
+
+
+# One environment ----------------------------------------------------------------------
+
+
+def test_actions_fill_the_bounds_and_never_leave_them():
+    env = registry.make_env("gym_toys:counter", 0)
+    env.reset()
+    # The toy asserts that they lie in its space; it returns their sum.
+    for action, reached in (([-1, -1], -2), ([1, 1], 12), ([0, 0], 5), ([0.5, -1], 1)):
+        env.reset()
+        outcome = env.step(np.array(action, np.float32))
+        assert outcome.reward == pytest.approx(100 + reached)
+    spec = registry.make_env("gym_toys:matrix", 0).spec
+    assert spec.action_dim == 2
+    for t in range(50):  # float32 rounding at bounds such as 0.1 must stay inside
+        low, high = sorted(np.random.default_rng(t).normal(size=2).astype("f4"))
+        actions = gym.Actions(gymnasium.spaces.Box(low, high, (1,)), "x")
+        for end in (-1, 1):
+            scaled = actions.scale(np.array([end], np.float32))
+            assert scaled.dtype == np.float32 and low <= scaled[0] <= high
+
+
+@pytest.mark.parametrize(
+    ("function", "order"),
+    [
+        ("parts", [2, 0, 1]),  # Gymnasium sorts the names: luck, when
+        ("ordered", [0, 1, 2]),  # unless they are given in order
+        ("matrix", [0, 1, 2]),
+    ],
+)
+def test_observations_are_flattened_in_the_order_of_their_space(function, order):
+    plain = registry.make_env("gym_toys:counter", 5)
+    other = registry.make_env(f"gym_toys:{function}", 5)
+    assert other.spec.observation_dim == 3
+    seen = [(plain.reset(), other.reset())]
+    for t in range(2):
+        action = actions(t)[0]
+        seen.append((plain.step(action).observation, other.step(action).observation))
+    for expected, observation in seen:
+        assert observation.dtype == np.float32
+        np.testing.assert_allclose(observation, expected[order], rtol=1e-6)
+
+
+def test_the_order_is_that_of_gymnasium_itself():
+    env = toys.parts()
+    seen, _ = env.reset(seed=1)
+    flat: Any = gymnasium.spaces.flatten(env.observation_space, seen)
+    ours = gym.Observations(env.observation_space, "x").flatten(seen)
+    np.testing.assert_allclose(ours, flat, rtol=1e-6)
+
+
+def test_episodes_end_by_rule_or_by_time_limit():
+    env = registry.make_env("gym_toys:counter", 0)
+    assert (env.spec.episode_length, env.spec.can_terminate) == (toys.LIMIT, True)
+    for episode in range(4):
+        env.reset()
+        steps = 0
+        while True:
+            outcome = env.step(actions(0)[0])
+            steps += 1
+            np.testing.assert_array_equal(outcome.observation[:2], [steps, episode])
+            if outcome.terminated or outcome.truncated:
+                break
+        by_rule = episode % 2 == 0
+        assert (outcome.terminated, outcome.truncated) == (by_rule, not by_rule)
+        assert steps == (2 + episode % 4 if by_rule else toys.LIMIT)
+
+
+def test_options_are_part_of_the_name():
+    name = "gym_toys:endless,episode-length=5,action_repeat=2"
+    full = "gym_toys:endless,action_repeat=2,episode_length=5"
+    assert registry.resolve(name) == full
+    env = registry.make_env(name, 1)
+    assert env.spec.name == full
+    assert (env.spec.episode_length, env.spec.action_repeat) == (3, 2)
+    env.reset()
+    still = np.zeros(2, np.float32)  # of which the sum is 5
+    assert env.step(still).reward == 100 + 200 + 2 * 5
+    outcome = env.step(still)  # terminates after 3 steps, amid the repeats
+    assert outcome.terminated and outcome.reward == 300 + 5
+    env.reset()
+    rewards = [env.step(still) for _ in range(3)]
+    assert [o.truncated for o in rewards] == [False, False, True]
+    assert rewards[-1].reward == 500 + 5  # the limit cuts the repeats
+
+
+def test_a_shorter_limit_holds_and_a_longer_one_changes_nothing():
+    for given, holds in ((4, 4), (100, toys.LIMIT)):
+        env = registry.make_env(f"gym_toys:counter,episode_length={given}", 0)
+        assert env.spec.episode_length == holds
+
+
+def test_options_read_what_they_write():
+    for options in (
+        TaskOptions(),
+        TaskOptions(action_repeat=4, terminates=False),
+        TaskOptions(episode_length=7, terminates=True, success=True),
+    ):
+        assert split(f"a:b{options}") == ("a:b", options)
+
+
+def test_success_is_recorded_where_asked_for():
+    env = registry.make_env("gym_toys:counter,success=yes", 3)
+    assert env.spec.has_success
+    env.reset()
+    assert [env.step(actions(0)[0]).success for _ in range(4)] == [False] * 2 + [
+        True
+    ] * 2
+    assert registry.make_env("gym_toys:counter", 3).spec.has_success is False
+    silent = gym.make("Pendulum-v1,success=yes", 0)
+    silent.reset()
+    with pytest.raises(EnvError, match="success=yes, but info has no 'success'"):
+        silent.step(np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ("x,episode_lenght=5", "did you mean 'episode_length'"),
+        ("x,action_repeat=0", "is '0'; it must be a whole number of at least 1"),
+        ("x,terminates=maybe", "is 'maybe'; it must be yes or no"),
+        ("x,action_repeat=2,action_repeat=2", "'action_repeat' twice"),
+        ("dog-run,action_repeat=4", "'dm_control:dog-run' has no options"),
+        ("test_envs_toys:Counter,action_repeat=2", "a planprior.Env does not have"),
+    ],
+)
+def test_wrong_options_are_one_sentence(task, sentence):
+    with pytest.raises((ValueError, EnvError), match=sentence):
+        registry.make_env(task, 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        ("discrete", "actions of kind Discrete; they must be continuous"),
+        ("whole", "actions of kind Box of int32; they must be continuous"),
+        ("unbounded", r"action 0 of .* lies in \[-inf, inf\]; bounds must be finite"),
+        ("stuck", r"action 1 of .* lies in \[1, 1\], which leaves nothing to choose"),
+        ("pixels", r"pictures of shape \(64, 64, 3\) .*pixels are not supported yet"),
+        ("numbered", "observations's entry where of kind Discrete; they must be Box"),
+        ("endless", "no time limit.* as in gym_toys:endless,episode_length=1000, or"),
+        (
+            "fixed_number",
+            "returns a vector environment; give it the parameter num_envs",
+        ),
+        ("nothing", "returns int; it must return a planprior.Env, a gymnasium.Env or"),
+        ("secretive", "does not say when it begins the next episode"),
+        ("stubborn", "made 4 environments where 3 were asked for"),
+        ("single", "has the parameter num_envs, but returns TimeLimit"),
+        ("same_step,action_repeat=2", "action_repeat of .* is 2; it must be 1 for a"),
+    ],
+)
+def test_what_cannot_be_trained_in_is_one_sentence(function, sentence):
+    with pytest.raises(EnvError, match=sentence) as caught:
+        make_pool(function)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (
+            "misfit",
+            r"environment 0 of gym_toys:misfit: an observation has shape \(2,\)",
+        ),
+        ("forgetful", "an observation has no entry luck/0"),
+        ("forgets_last", "autoreset mode 'same step', but its info has no 'final_obs'"),
+    ],
+)
+def test_what_breaks_later_is_one_sentence(function, sentence):
+    with make_pool(function) as pool:
+        pool.reset()
+        with pytest.raises(EnvError, match=sentence) as caught:
+            for t in range(12):
+                pool.step(actions(t))
+    assert "\n" not in str(caught.value)
+
+
+def test_workers_change_nothing():
+    with make_pool("counter") as here, make_pool("counter", 2) as there:
+        assert isinstance(here, LocalPool) and isinstance(there, ProcessPool)
+        np.testing.assert_array_equal(here.reset(), there.reset())
+        for t in range(15):
+            for a, b in zip(here.step(actions(t)), there.step(actions(t)), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+# Many at once -------------------------------------------------------------------------
+
+
+def transitions(pool: Pool, steps: int = 30) -> list[list[tuple]]:
+    """What happened to each environment, border by border."""
+    told: list[list[tuple]] = [[] for _ in range(pool.num_envs)]
+    present = pool.reset()
+    for _ in range(steps):
+        # Actions that follow from the state, so that a lost step changes nothing else.
+        action = np.sin(3 * present[:, :2] + present[:, 2:])
+        step = pool.step(action)
+        for i in np.flatnonzero(step.acted):
+            told[i].append(
+                (*present[i], *action[i], step.reward[i], *step.observation[i],
+                 step.terminated[i], step.truncated[i], step.episode_length[i],
+                 step.episode_return[i])
+            )  # fmt: skip
+        for i in np.flatnonzero(~step.acted):
+            assert step.begun[i] and step.reward[i] == step.episode_length[i] == 0
+        np.testing.assert_array_equal(step.reset_observation[step.begun, 0], 0)
+        present = step.reset_observation
+    return told
+
+
+@pytest.mark.parametrize("mode", VECTORS)
+def test_every_autoreset_mode_tells_the_same_story(mode):
+    with make_pool("counter") as pool, make_pool(mode) as ready_made:
+        assert isinstance(ready_made, VectorPool)
+        assert ready_made.mode == mode.replace("_", " ")
+        expected, told = transitions(pool), transitions(ready_made)
+    for story, same in zip(expected, told, strict=True):
+        # Resets that take a step of their own leave less time for others.
+        assert 20 <= len(same) <= len(story) == 30
+        np.testing.assert_allclose(same, story[: len(same)], rtol=1e-6)
+        assert {row[-4] for row in same} == {row[-3] for row in same} == {False, True}
+
+
+@pytest.mark.parametrize("function", ["same_step_parts", "next_step_parts"])
+def test_last_observations_that_are_dictionaries(function):
+    with make_pool("parts") as pool, make_pool(function) as ready_made:
+        np.testing.assert_allclose(pool.reset(), ready_made.reset(), rtol=1e-6)
+        for t in range(3):
+            one, other = pool.step(actions(t)), ready_made.step(actions(t))
+            mask = one.acted & other.acted
+            assert mask.any()
+            np.testing.assert_allclose(
+                one.observation[mask], other.observation[mask], rtol=1e-6
+            )
+
+
+def test_seeds_of_a_ready_made_pool():
+    with make_pool("same_step") as pool:
+        once = pool.reset()
+        assert len(np.unique(once[:, 2])) == N
+        assert not np.isin(pool.reset()[:, 2], once[:, 2]).any()
+        np.testing.assert_array_equal(pool.reset(0), once)
+        np.testing.assert_array_equal(pool.reset(0), once)
+
+
+# Names --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gym:pendulum-v1", "Pendulum-v1", "gym:Pendulum-v1"])
+def test_registered_names_resolve(name):
+    assert registry.resolve(name) == "gym:Pendulum-v1"
+
+
+def test_unknown_names_get_the_nearest():
+    sentence = r"^task 'gym:HalfCheeta-v5' is unknown; the nearest are 'gym:HalfCheetah"
+    with pytest.raises(ValueError, match=sentence):
+        registry.resolve("gym:HalfCheeta-v5")
+
+
+def test_a_module_may_register_its_own(tmp_path, monkeypatch):
+    (tmp_path / "registers_one.py").write_text(
+        "import gymnasium, gym_toys\n"
+        "gymnasium.register('Mine-v0', gym_toys.Counter, max_episode_steps=9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with registry.make_pool("gym:registers_one:mine-v0", 2, 0, workers=2) as pool:
+        assert pool.spec.name == "gym:registers_one:Mine-v0"
+        assert pool.spec.episode_length == 9 and pool.spec.can_terminate
+        pool.reset()
+    gymnasium.registry.pop("Mine-v0", None)
+
+
+def test_a_missing_gymnasium_comes_with_the_command(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name: None if name == "gymnasium" else find(name),
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'planprior\[gym\]'"):
+        registry.make_pool("gym:Pendulum-v1", 1, 0)
+    assert "gym:Hopper-v5" in registry.list_tasks()
+    assert "gym:LunarLanderContinuous-v3" not in registry.list_tasks()
+
+
+# Every registered task ----------------------------------------------------------------
+
+
+def random_episode(env, seed: int) -> list:
+    rng = np.random.default_rng(seed)
+    steps = []
+    for _ in range(env.spec.episode_length):
+        action = rng.uniform(-1, 1, env.spec.action_dim).astype(np.float32)
+        steps.append(env.step(action))
+        if steps[-1].terminated or steps[-1].truncated:
+            break
+    return steps
+
+
+@pytest.mark.parametrize("name", gym.list_tasks())
+def test_every_listed_task_keeps_the_contract_or_is_one_sentence(name):
+    name += ",episode_length=100"
+    try:
+        env = gym.make(name, 3)
+    except EnvError as error:
+        assert "\n" not in str(error) and f"gym:{name}" in str(error)
+        pytest.skip(str(error))
+    first = env.reset()
+    assert (first.shape, first.dtype) == ((env.spec.observation_dim,), np.float32)
+    again = gym.make(name, 3)
+    np.testing.assert_array_equal(first, again.reset())
+    steps, same = random_episode(env, 0), random_episode(again, 0)
+    for step, twin in zip(steps, same, strict=True):
+        np.testing.assert_array_equal(step.observation, twin.observation)
+        assert step.reward == twin.reward and np.isfinite(step.reward)
+        assert step.observation.shape == first.shape
+    assert steps[-1].terminated != steps[-1].truncated
+    assert env.spec.can_terminate or not steps[-1].terminated
+    env.close()
+    env.close()
+
+
+def test_a_task_is_what_gymnasium_makes_of_it():
+    ours, theirs = gym.make("Hopper-v5", 3), gymnasium.make("Hopper-v5")
+    np.testing.assert_array_equal(ours.reset(), theirs.reset(seed=3)[0].astype("f4"))
+    for t in range(50):
+        action = actions(t, (1, 3))[0]
+        mine, (seen, reward, terminated, _, _) = ours.step(action), theirs.step(action)
+        np.testing.assert_array_equal(mine.observation, seen.astype("f4"))
+        assert (mine.reward, mine.terminated) == (reward, terminated)
+        if terminated:
+            return
+    raise AssertionError("random actions make a hopper fall within 50 steps")
+
+
+def test_known_tasks_never_terminate():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not gym.make("HalfCheetah-v4", 0).spec.can_terminate
+    assert gym.make("Walker2d-v5", 0).spec.can_terminate
+    assert not gym.make("Walker2d-v5,terminates=no", 0).spec.can_terminate
