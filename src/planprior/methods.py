@@ -192,7 +192,10 @@ def _size(encoder: int, mlp: int, latent: int, layers: int, heads: int = 5) -> S
 
 def _small(width: int, samples: int, elites: int, iterations: int) -> Size:
     """A size for CPUs: narrow networks, two heads, a light planner and reanalysis."""
-    network = NetworkConfig(encoder_dim=width, mlp_dim=width, latent_dim=width)
+    # Without dropout, whose masks take a tenth of such a small update.
+    network = NetworkConfig(
+        encoder_dim=width, mlp_dim=width, latent_dim=width, dropout=0.0
+    )
     planner = PlannerConfig(
         num_samples=samples,
         num_elites=elites,
