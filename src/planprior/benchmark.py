@@ -222,7 +222,7 @@ class Subject:
                 jax.block_until_ready(metrics)
             self._count += self.updates
             warm_start = decision.warm_start
-            seen, reset = answer.reset_observation, answer.ended
+            seen, reset = answer.reset_observation, answer.begun
 
 
 def time_parts(
