@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from planprior import agent, methods
+from planprior import agent, learning, methods, priors
 from planprior.config import Config, NetworkConfig
 from planprior.draws import UpdateNoise
 from planprior.hypers import Hypers
+from planprior.losses import PolicyInputs
 from planprior.spec import EnvSpec
 from planprior.types import Batch, Gaussian
 
@@ -95,6 +96,32 @@ def setup(config: Config, hypers: Hypers, seed: int = 0) -> Setup:
     return Setup(config, arrays, state, replay(config), noise)
 
 
+def policy_inputs(s: Setup) -> PolicyInputs:
+    """What the policy of `s` learns from, at random latents."""
+    zs = simplices(s.config.horizon + 1, s.config.batch_size)
+    plans, mask = priors.fill_plans(s.batch, s.config.prior)
+    return learning.policy_inputs(s.state, zs, plans, mask, s.noise, s.hypers, s.config)
+
+
+def policy_step(s: Setup, x: PolicyInputs | None = None):
+    """Gradient of the policy loss alone, its terms and metrics."""
+    gradient, _, terms, metrics = learning.policy_gradient(
+        s.state.policy, s.state.model, x or policy_inputs(s), s.hypers, s.config
+    )
+    return gradient, terms, metrics
+
+
+def policy_update(s: Setup):
+    """An update's steps of prior and policy, at random latents."""
+    zs = simplices(s.config.horizon + 1, s.config.batch_size)
+    plans, mask = priors.fill_plans(s.batch, s.config.prior)
+    state, told = learning.update_prior(s.state, zs, plans, mask, s.hypers, s.config)
+    state, more = learning.update_policy(
+        state, s.batch, zs, plans, mask, s.noise, s.hypers, s.config
+    )
+    return state, told | more
+
+
 def stir(state: agent.AgentState, seed: int) -> agent.AgentState:
     """Give the zeroed last layers, and the target heads, weights of their own."""
     rng = np.random.default_rng(seed)
@@ -132,3 +159,9 @@ def close(actual, expected, rtol=1e-5, atol=1e-6) -> None:
         actual,
         expected,
     )
+
+
+def simplices(*shape: int, size: int = 16, group: int = 8, seed: int = 3):
+    """Random latents: groups of numbers that sum to 1."""
+    raw = np.random.default_rng(seed).normal(size=(*shape, size // group, group))
+    return jnp.asarray(jax.nn.softmax(raw, axis=-1).reshape(*shape, size), jnp.float32)

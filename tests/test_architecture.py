@@ -13,13 +13,15 @@ SOURCE = Path(planprior.__file__).parent
 CORE = (
     *("spec", "types", "checked", "config", "hypers", "compatibility", "methods"),
     *("numerics", "nets", "encoders", "policies", "world_model", "draws", "planner"),
-    *("priors", "targets", "losses", "state", "diagnostics", "learning", "agent"),
+    *("priors", "weighing", "targets", "losses", "state", "diagnostics"),
+    *("learning", "agent"),
 )
 # Each file may import those before it, and nothing that comes later.
 ORDER = (
     *("spec", "types", "checked", "config", "hypers", "numerics", "nets"),
     *("encoders", "policies", "world_model", "priors", "draws", "planner"),
-    *("compatibility", "methods", "targets", "losses", "state", "diagnostics"),
+    *("compatibility", "methods", "weighing", "targets", "losses", "state"),
+    "diagnostics",
     *("learning", "agent", "replay", "population"),
 )
 FILES = ("tensorfile", "checkpoint")

@@ -16,7 +16,7 @@ from planprior.hypers import Hypers
 from planprior.learning import update_model, update_policy, update_prior
 from planprior.planner import plan_all
 from planprior.policies import Policy
-from planprior.priors import LearnedPrior, fill_plans
+from planprior.priors import fill_plans
 from planprior.state import AgentState, init
 from planprior.targets import each
 from planprior.types import Batch, Metrics, Plan, PRNGKey
@@ -39,7 +39,7 @@ __all__ = [
 
 def seeders(state: AgentState, policy: Policy, config: Config) -> tuple[Policy, ...]:
     """Who proposes trajectories to the planner: the policy, the prior, or both."""
-    prior = (state.prior.policy,) if isinstance(state.prior, LearnedPrior) else ()
+    prior = (state.prior.proposer(),) if state.prior.proposes else ()
     choices = {"policy": (policy,), "prior": prior, "both": (policy, *prior)}
     return choices[config.planner.seeds]
 
@@ -112,11 +112,11 @@ def reanalyse(
     horizon, _, actions = batch.action.shape
     states = batch.observation[:horizon, : again.num_slices]
     z = each(state.model.encode)(states).reshape(horizon * again.num_slices, -1)
-    policy = state.policy.with_log_std(again.log_std_min, again.log_std_max)
+    exploring = state.policy.with_log_std(again.log_std_min, again.log_std_max)
     plans = plan_all(
         state.model,
-        policy,
-        seeders(state, policy, config),
+        state.policy,
+        seeders(state, exploring, config),
         z,
         jnp.zeros((len(z), horizon, actions)),
         jnp.ones(len(z), bool),

@@ -52,3 +52,9 @@ class Checked:
             value = getattr(self, name)
             allowed = f"at least {least}"
             require(value >= least, type(self).__name__, name, value, allowed)
+
+    def in_order(self, lower: str, upper: str) -> None:
+        """Check that one field is below another."""
+        low, high = getattr(self, lower), getattr(self, upper)
+        allowed = f"above {lower} = {low}"
+        require(high > low, type(self).__name__, upper, high, allowed)

@@ -1,10 +1,10 @@
 """Which settings go together. Each rule is one sentence for whoever broke it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from planprior.checked import nearest
 from planprior.config import Config
-from planprior.priors import DIVERGENCES, PRIORS
+from planprior.priors import DIVERGENCES, PRIORS, Prior
 
 
 def validate(config: Config) -> Config:
@@ -47,7 +47,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"CriticConfig.kl_in_target is {critic.kl_in_target!r}, which needs a "
             f"prior at every state, but PriorConfig.kind is {prior.kind!r}; it must be "
-            "'learned'"
+            f"{_kinds(lambda p: p.active and p.everywhere)}"
         )
     if critic.kl_in_target == "closed_form" and squashed:
         yield (
@@ -59,15 +59,35 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"PlannerConfig.seeds is {config.planner.seeds!r}, but a prior of kind "
             f"{prior.kind!r} cannot propose actions; it must be 'policy', or "
-            "PriorConfig.kind must be 'learned'"
+            f"PriorConfig.kind must be {_kinds(lambda p: p.proposes)}"
         )
     if policy.imitation_only and not kind.active:
         yield (
             "PolicyConfig.imitation_only is on, but PriorConfig.kind 'none' leaves "
-            "nothing to imitate; it must be 'plans' or 'learned'"
+            f"nothing to imitate; it must be {_kinds(lambda p: p.active)}"
         )
     if prior.adaptive and not kind.active:
         yield (
             "PriorConfig.adaptive is on, but PriorConfig.kind is 'none'; it must be "
-            "'plans' or 'learned'"
+            f"{_kinds(lambda p: p.active)}"
         )
+    yield from _finite_lambda(config)
+
+
+def _kinds(suits: Callable[[type[Prior]], bool]) -> str:
+    """Names of the priors that would do."""
+    return " or ".join(repr(name) for name, prior in PRIORS.items() if suits(prior))
+
+
+def _finite_lambda(config: Config) -> Iterator[str]:
+    """What has no meaning at λ = ∞, where `imitation_only` is."""
+    needs = {
+        "PriorConfig.adaptive must be off": config.prior.adaptive,
+        "PriorConfig.mixing must be 'convex'": config.prior.mixing == "additive",
+        "CriticConfig.kl_in_target must be 'none'": (
+            config.critic.kl_in_target != "none"
+        ),
+    }
+    for remedy, broken in needs.items():
+        if config.policy.imitation_only and broken:
+            yield f"PolicyConfig.imitation_only is on, where λ is infinite; {remedy}"

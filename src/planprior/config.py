@@ -47,9 +47,7 @@ class NetworkConfig(Checked):
         whole_groups = self.latent_dim > 0 and self.latent_dim % groups == 0
         allowed = f"a positive multiple of simnorm_dim = {groups}"
         require(whole_groups, owner, "latent_dim", self.latent_dim, allowed)
-        allowed = f"above symlog_min = {self.symlog_min}"
-        ordered = self.symlog_max > self.symlog_min
-        require(ordered, owner, "symlog_max", self.symlog_max, allowed)
+        self.in_order("symlog_min", "symlog_max")
         require(0 <= self.dropout < 1, owner, "dropout", self.dropout, "in [0, 1)")
 
 
@@ -106,9 +104,7 @@ class PolicyConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ordered = self.log_std_max > self.log_std_min
-        allowed = f"above log_std_min = {self.log_std_min}"
-        require(ordered, "PolicyConfig", "log_std_max", self.log_std_max, allowed)
+        self.in_order("log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)
@@ -143,6 +139,10 @@ class PriorConfig(Checked):
     random_rows: Literal["mask", "standard_normal", "executed"] = "mask"
     log_std_min: float = -3.0
     log_std_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.in_order("log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,7 @@ class ReanalysisConfig(Checked):
         super().__post_init__()
         self.at_least(0, "interval", "num_samples", "iterations")
         self.at_least(1, "num_slices")
+        self.in_order("log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ import jax.numpy as jnp
 from planprior import numerics
 from planprior.config import Config
 from planprior.hypers import Hypers
-from planprior.losses import PolicyInputs, PolicyTerms, mixing_weights
-from planprior.priors import DIVERGENCES, effective_lambda
+from planprior.losses import PolicyInputs, PolicyTerms
+from planprior.priors import DIVERGENCES
 from planprior.state import AgentState
 from planprior.targets import each
 from planprior.types import Batch, Gaussian, Metrics
+from planprior.weighing import effective_lambda, mixing_weights
 
 
-def prior_metrics(inputs: PolicyInputs, terms: PolicyTerms, config: Config) -> Metrics:
+def prior_metrics(
+    inputs: PolicyInputs, terms: PolicyTerms, hypers: Hypers, config: Config
+) -> Metrics:
     """The penalty, its weights and its scales. λ is infinite at w = 1."""
     scales, weight = terms.scales, inputs.weight
     _, penalty_weight = mixing_weights(weight, config)
@@ -25,7 +28,7 @@ def prior_metrics(inputs: PolicyInputs, terms: PolicyTerms, config: Config) -> M
         "penalty_weight": penalty_weight,
         "divergence": terms.divergence,
         "prior_weight": weight,
-        "effective_lambda": effective_lambda(weight, scales.value, scales.penalty),
+        "effective_lambda": effective_lambda(weight, scales, hypers, config),
     }
 
 
@@ -40,7 +43,8 @@ def distribution_metrics(
     """KLs of the policy to prior and plans, entropies, plans: per action dimension.
 
     In closed form where the policy is a Gaussian in action space, else by the sample at
-    hand. KLs to plans are over rows that have one.
+    hand. KLs to plans are over rows that have one; those to a prior, and its entropy,
+    over states that have one: 0 where none has.
     """
     gaussian = state.policy.family.in_action_space
     divergence = DIVERGENCES["reverse" if gaussian else "sampled"]
@@ -51,6 +55,7 @@ def distribution_metrics(
     std = jnp.where(batch.has_plan[..., None], batch.plan.std, 1.0)
     to_plan = kl(pi_h, sample_h, Gaussian(batch.plan.mean, std))
     entropy = numerics.entropy(pi) if gaussian else -terms.sample.log_density
+    prior_entropy = jnp.mean(numerics.entropy(inputs.prior), axis=2)
     mean_std = jnp.mean(batch.plan.std, axis=2)
     return {
         "kl_policy_prior": numerics.masked_mean(
@@ -58,7 +63,7 @@ def distribution_metrics(
         ),
         "kl_policy_plan": numerics.masked_mean(to_plan, batch.has_plan),
         "policy_entropy": jnp.mean(entropy),
-        "prior_entropy": jnp.mean(numerics.entropy(inputs.prior)),
+        "prior_entropy": numerics.masked_mean(prior_entropy, inputs.mask),
         "policy_log_std": jnp.mean(jnp.log(pi.std)),
         "plan_std": numerics.masked_mean(mean_std, batch.has_plan),
         "plan_age": numerics.masked_mean(batch.plan_age, batch.has_plan),

@@ -69,6 +69,8 @@ class Hypers(eqx.Module):
         for name, (low, high) in _RANGES.items():
             value = float(getattr(self, name))
             require(low <= value <= high, "Hypers", name, value, f"in [{low}, {high}]")
+        low, high = float(self.min_std), float(self.max_std)
+        require(low <= high, "Hypers", "max_std", high, f"at least min_std = {low}")
         w = float(self.prior_weight)
         needs_finite = (
             config.prior.mixing == "additive"

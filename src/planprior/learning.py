@@ -21,11 +21,15 @@ from planprior.losses import (
     prior_loss,
 )
 from planprior.policies import Policy
-from planprior.priors import PRIORS, effective_lambda
+from planprior.priors import PRIORS
 from planprior.state import AgentState
 from planprior.targets import Bootstrap, TargetInputs, each, td_target
 from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
+from planprior.weighing import effective_lambda
 from planprior.world_model import WorldModel, pick_heads
+
+LOG_LAMBDA_LIMIT = 10.0
+"""An adapted λ stays between e⁻¹⁰ and e¹⁰; beyond e¹⁷ its weight w rounds to 1."""
 
 
 def adam_step(
@@ -74,13 +78,13 @@ def update_model(
     config: Config,
 ) -> tuple[AgentState, Float[Array, "T B L"], Metrics]:
     """Targets, then one joint step of the world model; also the imagined latents."""
-    weight, scales = prior_weight(state, hypers, config), state.scales
+    weight = prior_weight(state, hypers, config)
     to = Bootstrap(
         model=state.model,
         heads=pick_heads(state.target_heads, noise.target_heads),
         policy=state.policy,
         prior=state.prior,
-        lam=effective_lambda(weight, scales.value, scales.penalty),
+        lam=effective_lambda(weight, state.scales, hypers, config),
         hypers=hypers,
         config=config,
     )
@@ -148,7 +152,7 @@ def policy_inputs(
     if state.prior.everywhere:
         # The last state has no stored plan, and a prior that is everywhere needs none.
         plans = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), plans)
-        mask = jnp.ones((len(zs), mask.shape[1]), bool)
+        mask = jnp.full((len(zs), mask.shape[1]), state.prior.active)
     else:
         zs = zs[:-1]
     return PolicyInputs(
@@ -233,24 +237,24 @@ def update_policy(
     )
     metrics |= {"policy_loss": terms.value + terms.penalty, "policy_grad_norm": norm}
     metrics |= {"policy_entropy_bonus": terms.bonus}
-    metrics |= diagnostics.prior_metrics(inputs, terms, config)
+    metrics |= diagnostics.prior_metrics(inputs, terms, hypers, config)
     metrics |= diagnostics.distribution_metrics(state, batch, pi, terms, inputs, hypers)
     state = dataclasses.replace(
         state, policy=policy, policy_adam=moments, scales=terms.scales
     )
-    return update_lambda(state, terms.divergence, hypers, config), metrics
+    if config.prior.adaptive:
+        excess = terms.divergence - hypers.divergence_target
+        state = update_lambda(state, jnp.where(jnp.any(inputs.mask), excess, 0), hypers)
+    return state, metrics
 
 
-def update_lambda(
-    state: AgentState, divergence: Scalar, hypers: Hypers, config: Config
-) -> AgentState:
+def update_lambda(state: AgentState, excess: Scalar, hypers: Hypers) -> AgentState:
     """Dual descent on log λ: up while the policy is farther from the prior than wanted.
 
     As SAC steers its temperature to a target entropy (Haarnoja et al. 2018, eq. 18).
+    λ stays finite and positive even where no λ meets the target.
     """
-    if not config.prior.adaptive:
-        return state
-    gradient = hypers.divergence_target - divergence
+    gradient = -excess
     log_lambda, moments, _ = adam_step(
         state.log_lambda,
         gradient,
@@ -259,4 +263,5 @@ def update_lambda(
         hypers,
         eps=1e-8,
     )
+    log_lambda = jnp.clip(log_lambda, -LOG_LAMBDA_LIMIT, LOG_LAMBDA_LIMIT)
     return dataclasses.replace(state, log_lambda=log_lambda, lambda_adam=moments)

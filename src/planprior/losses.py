@@ -21,6 +21,7 @@ from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, FITS, Prior
 from planprior.targets import REDUCTIONS, each, value_metrics
 from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
+from planprior.weighing import Scales, mixing_weights, penalty_factor, state_weights
 from planprior.world_model import WorldModel
 
 
@@ -142,14 +143,6 @@ def prior_loss(
 # --- Policy (PO-MPC, eq. ★ of §3.6.3) -------------------------------------------------
 
 
-class Scales(NamedTuple):
-    """Running scales: of the policy's values, the penalty, and the prior's loss."""
-
-    value: Scalar
-    penalty: Scalar
-    prior: Scalar
-
-
 class PolicyInputs(NamedTuple):
     """What the policy loss looks at, apart from the policy; no gradient flows into it.
 
@@ -203,12 +196,13 @@ def action_value(
     hypers: Hypers,
     config: Config,
 ) -> Scalar:
-    """Q(z, a); with V heads r̂(z, a) + γ V(d(z, a)), through the model."""
+    """Q(z, a); with V heads r̂(z, a) + γ ĉ V(d(z, a)), through the model."""
     reduce = REDUCTIONS[config.critic.actor]
     if model.action_values:
         return reduce(model.values(z, a, heads, dropout))
     z_next = model.next(z, a)
     value = reduce(model.values(z_next, None, heads, dropout))
+    value = model.continuation(z_next) * value
     return model.reward(z, a) + hypers.discount * value
 
 
@@ -246,7 +240,7 @@ def policy_loss(
     gain = return_weight * q / value_scale + hypers.entropy_coef * bonus
 
     divergence = DIVERGENCES[config.prior.divergence]
-    reduce = jnp.mean if config.prior.reduction == "mean" else jnp.sum
+    reduce = REDUCTIONS[config.prior.reduction]
     cost = each(lambda pi, drawn, prior: divergence(pi, drawn, prior, hypers))
     k = reduce(cost(pi, sample, x.prior), axis=2)
     penalty_scale = numerics.update_scale(
@@ -264,33 +258,3 @@ def policy_loss(
         bonus=jnp.mean(bonus),
         sample=sample,
     )
-
-
-def mixing_weights(weight: Scalar, config: Config) -> tuple[Scalar, Scalar]:
-    """Factors of the return's and the prior's term."""
-    if config.prior.mixing == "convex":
-        return 1.0 - weight, weight
-    return jnp.ones(()), weight / (1.0 - weight)
-
-
-def penalty_factor(
-    value_scale: Scalar, penalty_scale: Scalar, hypers: Hypers, config: Config
-) -> Scalar:
-    """What the penalty is multiplied by before it is weighed."""
-    if config.prior.scale == "own":
-        return 1.0 / penalty_scale
-    if config.prior.scale == "value":
-        # Off until values have grown (TD-M(PC)²'s scale_threshold).
-        return jnp.where(value_scale > hypers.gate, 1.0 / value_scale, 0.0)
-    return jnp.ones(())
-
-
-def state_weights(
-    q: Float[Array, "n B"], mask: Bool[Array, "n B"], by_value: bool
-) -> Float[Array, "n B"]:
-    """How much each state of a step's batch counts; 1 in all, or 0 without any plan."""
-    score = jax.lax.stop_gradient(q) if by_value else jnp.zeros_like(q)
-    score = score - jnp.max(score, axis=1, keepdims=True)
-    weights = jnp.where(mask, jnp.exp(score), 0.0)
-    total = jnp.sum(weights, axis=1, keepdims=True)
-    return weights / jnp.where(total > 0, total, 1.0)

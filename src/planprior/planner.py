@@ -35,14 +35,12 @@ class Rollout(NamedTuple):
     alive: Scalar
 
 
-def _survival(model: WorldModel, z: Latent, config: PlannerConfig) -> Scalar | float:
-    """Whether the episode goes on at z: 1 without a continue head."""
-    if model.termination_head is None:
-        return 1.0
-    logit = model.end_logit(z)
+def _survival(model: WorldModel, z: Latent, config: PlannerConfig) -> Scalar:
+    """Whether, or how likely, the episode goes on at z."""
+    going_on = model.continuation(z)
     if config.termination == "soft":
-        return jax.nn.sigmoid(-logit)
-    return (logit <= 0).astype(logit.dtype)
+        return going_on
+    return (going_on >= 0.5).astype(going_on.dtype)
 
 
 def rollout(

@@ -24,7 +24,7 @@ from planprior import numerics
 from planprior.config import Config, PriorConfig
 from planprior.hypers import Hypers
 from planprior.policies import Clamped, Policy, Sample, init_policy
-from planprior.types import Batch, Gaussian, PRNGKey, Scalar
+from planprior.types import Batch, Gaussian, PRNGKey
 from planprior.world_model import Latent
 
 Vector = Float[Array, "A"]
@@ -63,7 +63,7 @@ class Prior(eqx.Module):
     Attributes:
         active: Whether there is anything to be held to.
         everywhere: Whether it exists at every state, or only where plans are stored.
-        proposes: Whether it can seed the planner.
+        proposes: Whether it can seed the planner; then it has a `proposer`.
     """
 
     active: ClassVar[bool] = True
@@ -78,6 +78,10 @@ class Prior(eqx.Module):
     @abc.abstractmethod
     def at(self, z: Latent, plan: Gaussian) -> Gaussian:
         """The prior at a state, given the plan that is stored for it (if any)."""
+
+    def proposer(self) -> Policy:
+        """The policy that seeds the planner, of a prior that `proposes`."""
+        raise NotImplementedError
 
 
 @register_prior("none")
@@ -143,6 +147,10 @@ class LearnedPrior(Prior):
     def at(self, z: Latent, plan: Gaussian) -> Gaussian:
         """The network's Gaussian."""
         return self.policy(z)
+
+    def proposer(self) -> Policy:
+        """The network."""
+        return self.policy
 
 
 def fill_plans(
@@ -270,10 +278,3 @@ class ValueWeightedLikelihood(Divergence):
         """See the class."""
         std = jnp.maximum(jax.lax.stop_gradient(pi.std), hypers.min_std)
         return _scaled_likelihood(sample.action, prior.mean, std)
-
-
-def effective_lambda(
-    weight: Scalar, value_scale: Scalar, penalty_scale: Scalar
-) -> Scalar:
-    """λ in reward units, w/(1 − w) · S_Q/S_KL; infinite at w = 1 (§3.6.3)."""
-    return weight / (1.0 - weight) * value_scale / penalty_scale

@@ -18,6 +18,7 @@ from planprior.checked import nearest
 from planprior.compatibility import validate
 from planprior.config import Config
 from planprior.hypers import Hypers
+from planprior.priors import DIVERGENCES, PRIORS
 
 Value = int | float | bool | str
 
@@ -50,6 +51,12 @@ SHORT_NAMES = {
     "seeds": "planner.seeds",
 }
 """A part's name alone sets what matters most in it."""
+
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "prior.kind": PRIORS,
+    "prior.divergence": DIVERGENCES,
+}
+"""Settings whose words are registered by name, so that there may be more of them."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +135,19 @@ _PARSERS: dict[type, typing.Callable[[Value], Value]] = {
 }
 
 
-@functools.cache
 def table() -> Mapping[str, Setting]:
     """All settings by full name, in the order of `config.py` and `hypers.py`."""
+    registered = {
+        name: dataclasses.replace(_fixed()[name], kind=tuple(registry))
+        for name, registry in REGISTRIES.items()
+    }
+    return types.MappingProxyType({**_fixed(), **registered})
+
+
+@functools.cache
+def _fixed() -> Mapping[str, Setting]:
     settings = [*_config_settings(), *_hyper_settings()]
-    return types.MappingProxyType({s.name: s for s in settings})
+    return {s.name: s for s in settings}
 
 
 def _config_settings() -> Iterable[Setting]:

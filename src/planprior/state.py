@@ -9,11 +9,11 @@ import optax
 
 from planprior.config import Config
 from planprior.hypers import Hypers
-from planprior.losses import Scales
 from planprior.nets import MLP
 from planprior.policies import Policy, init_policy
 from planprior.priors import PRIORS, Prior
 from planprior.types import EnvSpec, PRNGKey, Scalar
+from planprior.weighing import Scales
 from planprior.world_model import WorldModel, init_world_model
 
 

@@ -18,7 +18,8 @@ from planprior.priors import DIVERGENCES, Prior
 from planprior.types import Metrics, Scalar
 from planprior.world_model import WorldModel
 
-REDUCTIONS = {"min": jnp.min, "mean": jnp.mean}
+REDUCTIONS = {"min": jnp.min, "mean": jnp.mean, "sum": jnp.sum}
+"""Of heads (`min`, `mean`), and of action dimensions (`mean`, `sum`)."""
 
 
 def each(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
@@ -73,8 +74,8 @@ class Bootstrap(NamedTuple):
     def act(self, z: Float[Array, "L"], eps: Float[Array, "A"]) -> tuple[Any, Scalar]:
         """An action of the policy, and what being away from the prior costs there.
 
-        The cost is λ times the KL's mean over dimensions, clipped: a sum over many
-        dimensions would swamp the rewards (§3.6.5).
+        The cost is λ times the KL, reduced over dimensions as the policy's penalty is,
+        whose scale λ holds; and clipped, as it could swamp the rewards (§3.6.5).
         """
         pi = self.policy(z)
         sample = self.policy.family.sample(pi, eps)
@@ -83,7 +84,8 @@ class Bootstrap(NamedTuple):
             return sample.action, jnp.zeros(())
         divergence = DIVERGENCES["reverse" if how == "closed_form" else "sampled"]
         cost = divergence(pi, sample, self.prior.at(z, pi), self.hypers)
-        clipped = jnp.minimum(jnp.mean(cost), self.hypers.kl_clip)
+        reduced = REDUCTIONS[self.config.prior.reduction](cost)
+        clipped = jnp.minimum(reduced, self.hypers.kl_clip)
         return sample.action, self.lam * clipped
 
     def alive(self, terminated: Bool[Array, ""]) -> Scalar:
@@ -113,7 +115,7 @@ def v_target(to: Bootstrap, step: TargetInputs) -> Scalar:
     if model.termination_head is None:
         alive = to.alive(step.terminated)
     else:
-        alive = jax.nn.sigmoid(-model.end_logit(z_next))
+        alive = model.continuation(z_next)
     value = to.value(z_next, None)
     return model.reward(step.z, action) - cost + to.hypers.discount * alive * value
 

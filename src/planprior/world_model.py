@@ -98,6 +98,12 @@ class WorldModel(eqx.Module):
         assert self.termination_head is not None
         return self.termination_head(z)[0]
 
+    def continuation(self, z: Latent) -> Scalar:
+        """Probability that the episode goes on at z; 1 without a continue head."""
+        if self.termination_head is None:
+            return jnp.ones(())
+        return jax.nn.sigmoid(-self.end_logit(z))
+
 
 def init_world_model(
     observation_dim: int, action_dim: int, config: Config, *, key: PRNGKey

@@ -44,11 +44,14 @@ def _train_options() -> type:
         for field in dataclasses.fields(TrainConfig)
     ]
     options = dataclasses.make_dataclass("Train", options)
-    options.__doc__ = """Train an agent, or go on with the training in the run folder.
+    priors = settings.table()["prior.kind"].kind
+    assert isinstance(priors, tuple)
+    options.__doc__ = f"""Train an agent, or go on with the training in the run folder.
 
     Steps are environment steps everywhere. Any setting of the agent is an option too:
-    --horizon 5, --planner.num-samples 256 or num_samples=256; `planprior list settings`
-    shows all of them, and TD-MPC2's names are understood.
+    --horizon 5, --planner.num-samples 256 or num_samples=256; --prior is one of
+    {", ".join(priors)}. `planprior list settings` shows all settings, and TD-MPC2's
+    names are understood.
     """
     return options
 
