@@ -37,6 +37,8 @@ ACTING = (
     *("settings", "tensorfile", "checkpoint", "actor", "portable"),
 )
 FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")
+# What shows results reads files, and knows nothing of what wrote them.
+EVIDENCE = ("intervals", "results", "comparison", "plots")
 
 
 def parse(path):
@@ -104,6 +106,13 @@ def test_acting_needs_neither_learning_nor_simulators(name):
 def test_tools_know_nothing_of_agents(name):
     ours, _ = imports(SOURCE / f"{name}.py")
     assert not ours
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_results_are_made_from_files_alone(name):
+    ours, others = imports(SOURCE / f"{name}.py")
+    assert ours <= set(EVIDENCE[: EVIDENCE.index(name)])
+    assert "jax" not in others
 
 
 def test_environments_know_nothing_of_agents_or_jax():

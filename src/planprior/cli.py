@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from planprior.commands import bench, eval, export, import_, list, train
+from planprior.commands import bench, compare, eval, export, import_, list, plot, train
 from planprior.commands.splitting import split_settings
 
 
@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, Command] = {
     "import": Command(import_.Import, import_.run),
     "list": Command(list.List, list.run),
     "bench": Command(bench.Bench, bench.run, bench.NAMES),
+    "compare": Command(compare.Compare, compare.run),
+    "plot": Command(plot.Plot, plot.run),
 }
 
 

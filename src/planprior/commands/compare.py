@@ -1,0 +1,188 @@
+"""`planprior compare`: runs beside published curves, with a verdict per budget."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from planprior.comparison import Comparison, Row
+    from planprior.intervals import Estimate
+    from planprior.results import Curve, Run
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare runs with published learning curves, at equal environment steps.
+
+    Every budget has the mean and 95 % interval of both, their difference with its
+    interval, and a verdict that says no more than that interval does.
+
+    Attributes:
+        runs: Run folders, folders of them, or CSV tables with the columns step,
+            episode_reward and seed, of any program.
+        against: Published methods, e.g. BMPC, SimbaV2 or TD-MPC2@bmpc (by source);
+            by default the method's own curve, TD-MPC2 and BMPC.
+        task: Task of tables that do not say; of others only these runs are compared.
+        name: Name of the method of tables that do not say.
+        budgets: Environment steps to compare at; a few round ones by default.
+        published: Folder with full published curves, instead of the package's table.
+        output: Write a figure to this file (.png, .svg or .pdf).
+        json: Print one JSON object and nothing else.
+    """
+
+    runs: Positional[tuple[Path, ...]]
+    against: tuple[str, ...] = ()
+    task: str = ""
+    name: str = ""
+    budgets: tuple[int, ...] = ()
+    published: Path | None = None
+    output: Path | None = None
+    json: bool = False
+
+
+def run(options: Compare) -> int:
+    """Print tables, verdicts and caveats; draw the figure where asked to."""
+    from planprior import plots, results
+
+    if any(budget < 1 for budget in options.budgets):
+        raise ValueError(f"budgets is {options.budgets}; each must be at least 1")
+    if options.output:
+        plots.check(options.output)
+    runs = results.read(options.runs, task=options.task, method=options.name)
+    groups = results.groups(runs)
+    found = [(of, _compare(of, label, options)) for (_, label), of in groups.items()]
+    if options.output:
+        _draw(found, groups, options.output)
+    if options.json:
+        print(json.dumps([_plain(c) for _, made in found for c in made]))
+        return 0
+    # Tables are not to be folded where there is no terminal to fit.
+    width = None if Console().is_terminal else 140
+    console = Console(highlight=False, markup=False, width=width)
+    for of, comparisons in found:
+        _tell(console, of, comparisons)
+    if options.output:
+        console.print(f"figure: {options.output}", soft_wrap=True)
+    return 0
+
+
+def _compare(runs: "list[Run]", label: str, options: Compare) -> "list[Comparison]":
+    from planprior import comparison, results
+
+    task = runs[0].task
+    known = results.published(task, options.published)
+    rivals = comparison.choose(known, options.against, task, runs[0].method)
+    return comparison.compare(runs, rivals, label, options.budgets)
+
+
+def _draw(found: Any, groups: Any, output: Path) -> None:
+    from planprior import plots, results
+
+    panels: dict[str, list[Curve]] = {}
+    for ((task, label), runs), (_, comparisons) in zip(
+        groups.items(), found, strict=True
+    ):
+        panel = panels.setdefault(task, [])
+        panel.append(results.summarise(runs, method=label))
+        panel += [c.theirs for c in comparisons if c.theirs not in panel]
+    plots.save(plots.learning_curves(panels), output)
+
+
+def _tell(console: Console, runs: "list[Run]", comparisons: "list[Comparison]") -> None:
+    from planprior import comparison, results
+
+    first = runs[0]
+    if not comparisons:
+        console.print(
+            f"{first.method} on {first.task}: nothing is published here for this task",
+            soft_wrap=True,
+        )
+        return
+    for compared in comparisons:
+        console.print(_table(compared))
+    console.print("protocols:")
+    told = {comparisons[0].ours.label: [comparison.protocol(first)]}
+    told |= {c.theirs.label: results.caveats(c.theirs) for c in comparisons}
+    for label, texts in told.items():
+        console.print(
+            f"  {label}: {'; '.join(texts) or 'nothing known'}", soft_wrap=True
+        )
+    console.print(
+        "  95 % intervals over seeds (Student's t; of differences, Welch's), each for "
+        "one budget alone.\n",
+        soft_wrap=True,
+    )
+
+
+def _table(compared: "Comparison") -> Table:
+    ours, theirs = compared.ours, compared.theirs
+    table = Table(
+        title=f"{ours.task}: {ours.label} against {theirs.label}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+    )
+    for column in ("env steps", ours.label, theirs.label, "difference"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    digits = 3 if theirs.metric == "success" else 1
+    for row in compared.rows:
+        table.add_row(*_cells(row, digits))
+    if not compared.rows:
+        table.add_row("", "", "", "", "they have no budget in common")
+    return table
+
+
+def _cells(row: "Row", digits: int) -> list[str]:
+    gap = row.gap
+    return [
+        f"{row.env_steps:,.0f}",
+        _estimate(row.ours, digits),
+        "–" if row.theirs is None else _estimate(row.theirs, digits),
+        "–" if gap is None else f"{gap.mean:+.{digits}f}{_interval(gap, digits)}",
+        row.verdict,
+    ]
+
+
+def _estimate(x: "Estimate", digits: int) -> str:
+    seeds = f"n={x.seeds}" if x.seeds else "n=?"
+    return f"{x.mean:.{digits}f}{_interval(x, digits)} {seeds}"
+
+
+def _interval(x: "Estimate", digits: int) -> str:
+    return f" ({x.low:.{digits}f} to {x.high:.{digits}f})" if x.has_interval else ""
+
+
+def _plain(compared: "Comparison") -> dict[str, Any]:
+    from planprior import results
+
+    def told(x: "Estimate | None") -> dict[str, Any] | None:
+        if x is None:
+            return None
+        ends = {"low": x.low, "high": x.high} if x.has_interval else {}
+        return {"mean": x.mean, **ends, "seeds": x.seeds}
+
+    return {
+        "task": compared.ours.task,
+        "method": compared.ours.label,
+        "against": compared.theirs.method,
+        "source": compared.theirs.source,
+        "caveats": results.caveats(compared.theirs),
+        "budgets": [
+            {
+                "env_steps": row.env_steps,
+                "ours": told(row.ours),
+                "theirs": told(row.theirs),
+                "difference": told(row.gap),
+                "verdict": row.verdict,
+            }
+            for row in compared.rows
+        ],
+    }

@@ -1,0 +1,206 @@
+"""`planprior plot`: figures of runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from rich.console import Console
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from planprior.results import Run
+
+Kind = Literal["curves", "time", "aggregate", "efficiency", "sweep", "diagnostics"]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw figures of runs: PNG, SVG or PDF.
+
+    Kinds: curves (return against env steps), time (against hours), aggregate
+    (interquartile means over tasks, probabilities of improvement), efficiency (those
+    means against env steps), sweep (return against the prior weight), diagnostics (what
+    went on inside one run: KL, entropies, effective λ, planner against policy, values).
+
+    Attributes:
+        runs: Run folders, folders of them, or CSV tables.
+        kind: What to draw.
+        output: Where to; ends in .png, .svg or .pdf. By default named after the kind.
+        against: Published methods to draw as well, of curves; of aggregate and
+            efficiency where --published names full curves.
+        task: Task of tables that do not say; of others only these runs are drawn.
+        method: Only this method.
+        budgets: Environment steps of aggregate (one) and sweep; by default the last
+            that all runs reach.
+        interval: Of curves: Student's t, or the percentile bootstrap, which is too
+            narrow for few seeds.
+        scale: Returns are divided by this before they are averaged over tasks.
+        seed: Of the bootstrap.
+        published: Folder with full published curves, instead of the package's table.
+        singles: Draw every seed as a hairline too, of curves.
+        member: Which run to look into, of diagnostics.
+    """
+
+    runs: Positional[tuple[Path, ...]]
+    kind: Kind = "curves"
+    output: Path | None = None
+    against: tuple[str, ...] = ()
+    task: str = ""
+    method: str = ""
+    budgets: tuple[int, ...] = ()
+    interval: Literal["t", "bootstrap"] = "t"
+    scale: float = 1000.0
+    seed: int = 0
+    published: Path | None = None
+    singles: bool = False
+    member: int = 0
+
+
+def run(options: Plot) -> int:
+    """Draw one figure."""
+    from planprior import plots, results
+
+    output = options.output or Path(f"{options.kind}.png")
+    plots.check(output)
+    if options.scale <= 0:
+        raise ValueError(f"scale is {options.scale}; it must be above 0")
+    runs = results.read(options.runs, task=options.task)
+    if options.method:
+        runs = _of_method(runs, options.method)
+    figure = KINDS[options.kind](runs, options)
+    plots.save(figure, output)
+    Console(highlight=False).print(f"figure: {output}", soft_wrap=True)
+    return 0
+
+
+def _of_method(runs: "list[Run]", method: str) -> "list[Run]":
+    known = sorted({run.method for run in runs})
+    if method not in known:
+        raise ValueError(f"method is {method!r}; the runs are of {', '.join(known)}")
+    return [run for run in runs if run.method == method]
+
+
+def _curves(runs: "list[Run]", options: Plot) -> Any:
+    from planprior import comparison, plots, results
+
+    rng = np.random.default_rng(options.seed)
+    panels: dict[str, list[results.Curve]] = {}
+    singles: dict[str, list[Run]] = {}
+    for (task, label), of in results.groups(runs).items():
+        curve = results.summarise(of, method=label)
+        if options.interval == "bootstrap":
+            curve = results.bootstrapped(curve, of, rng=rng)
+        panels.setdefault(task, []).append(curve)
+        singles.setdefault(task, []).extend(of)
+    if options.against:
+        for task, panel in panels.items():
+            known = results.published(task, options.published)
+            panel += comparison.choose(known, options.against, task)
+    return plots.learning_curves(panels, singles if options.singles else {})
+
+
+def _time(runs: "list[Run]", options: Plot) -> Any:
+    from planprior import plots, results
+
+    if all(run.seconds is None for run in runs):
+        raise ValueError("the runs have no wall time: no column seconds")
+    panels: dict[str, dict[str, list[Run]]] = {}
+    for (task, label), of in results.groups(runs).items():
+        panels.setdefault(task, {})[label] = of
+    return plots.wall_clock(panels)
+
+
+def _groups(
+    runs: "list[Run]", options: Plot
+) -> "Mapping[tuple[str, str], Sequence[Run]]":
+    """Runs by task and label, with published ones where full curves are at hand."""
+    from planprior import comparison, results
+
+    groups = dict(results.groups(runs))
+    if options.against and options.published is None:
+        raise ValueError(
+            "against needs --published for this kind: means alone cannot be resampled"
+        )
+    for task in dict.fromkeys(run.task for run in runs) if options.against else ():
+        folder = options.published
+        assert folder is not None
+        known = results.published(task, folder)
+        wanted = {c.label for c in comparison.choose(known, options.against, task)}
+        for run in results.published_runs(folder, task):
+            label = f"{run.method} [{run.details['source']}]"
+            if label in wanted:
+                groups.setdefault((task, label), []).append(run)
+    return groups
+
+
+def _unit(options: Plot) -> str:
+    return "return" if options.scale == 1 else f"return / {options.scale:g}"
+
+
+def _aggregate(runs: "list[Run]", options: Plot) -> Any:
+    from planprior import plots
+
+    groups = _groups(runs, options)
+    if len(options.budgets) > 1:
+        raise ValueError(f"budgets is {options.budgets}; aggregate takes one")
+    budget = float((options.budgets or _last_budget(runs))[0])
+    scores = plots.final_scores(groups, budget, options.scale)
+    if not scores:
+        raise ValueError(f"no method has every task at {budget:,.0f} env steps")
+    rng = np.random.default_rng(options.seed)
+    return plots.aggregates(scores, budget=budget, unit=_unit(options), rng=rng)
+
+
+def _last_budget(runs: "list[Run]") -> tuple[int, ...]:
+    return (int(min(run.env_steps[-1] for run in runs)),)
+
+
+def _efficiency(runs: "list[Run]", options: Plot) -> Any:
+    from planprior import plots
+
+    return plots.sample_efficiency(
+        _groups(runs, options),
+        scale=options.scale,
+        unit=_unit(options),
+        rng=np.random.default_rng(options.seed),
+    )
+
+
+def _sweep(runs: "list[Run]", options: Plot) -> Any:
+    from planprior import plots
+
+    methods = sorted({run.method for run in runs})
+    if len(methods) > 1:
+        raise ValueError(
+            f"the runs are of {', '.join(methods)}; choose one by --method"
+        )
+    weights = {run.prior_weight for run in runs if run.prior_weight is not None}
+    if len(weights) < 2:
+        raise ValueError("a sweep needs runs of two prior weights or more")
+    return plots.sweep(runs, options.budgets or _last_budget(runs))
+
+
+def _diagnostics(runs: "list[Run]", options: Plot) -> Any:
+    from planprior import plots, results
+
+    if not 0 <= options.member < len(runs):
+        raise ValueError(
+            f"member is {options.member}; there are {len(runs)} runs, so it must be in "
+            f"[0, {len(runs) - 1}]"
+        )
+    chosen = runs[options.member]
+    return plots.diagnostics(
+        chosen, results.read_log(chosen), results.read_values(chosen)
+    )
+
+
+KINDS: Mapping[str, Callable[["list[Run]", Plot], Any]] = {
+    "curves": _curves,
+    "time": _time,
+    "aggregate": _aggregate,
+    "efficiency": _efficiency,
+    "sweep": _sweep,
+    "diagnostics": _diagnostics,
+}

@@ -1,0 +1,187 @@
+"""Runs beside published curves: at common budgets, with verdicts that hold.
+
+A verdict is about one budget and says no more than the 95 % interval of the difference
+does. That the interval contains zero is no proof of equality, and is not called one.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from planprior import results
+from planprior.intervals import Estimate, difference
+from planprior.results import Curve, ResultsError, Run
+
+DEFAULT_RIVALS = ("TD-MPC2", "BMPC")
+ROUND = np.array([m * 10**k for k in range(2, 9) for m in (1, 2, 5)], float)
+MOST_BUDGETS = 5
+
+
+class Row(NamedTuple):
+    """Two methods at one budget.
+
+    Attributes:
+        env_steps: The budget.
+        ours: What the runs at hand came to.
+        theirs: What was published; None where nothing was for this budget.
+        gap: ours − theirs.
+    """
+
+    env_steps: float
+    ours: Estimate
+    theirs: Estimate | None
+    gap: Estimate | None
+
+    @property
+    def verdict(self) -> str:
+        """What the interval of the difference allows to say."""
+        if self.gap is None:
+            return "not published here"
+        if not self.gap.has_interval:
+            return "none: too few seeds"
+        if self.gap.low > 0:
+            return "higher"
+        if self.gap.high < 0:
+            return "lower"
+        return "no difference shown"
+
+
+class Comparison(NamedTuple):
+    """One method at hand against one published curve.
+
+    Attributes:
+        ours: The curve of the runs at hand.
+        theirs: The published one.
+        rows: One per budget.
+    """
+
+    ours: Curve
+    theirs: Curve
+    rows: tuple[Row, ...]
+
+
+def choose(
+    curves: Sequence[Curve], names: Sequence[str], task: str, own: str = ""
+) -> list[Curve]:
+    """Choose published curves by name.
+
+    `SimbaV2` stands for all its variants, `TD-MPC2@bmpc` for one source of several;
+    case does not matter.
+
+    Args:
+        curves: Those of the task.
+        names: What is asked for; if empty, the method's own published curve and a few
+            that most people know.
+        task: Task, for the message.
+        own: Name of the method at hand.
+
+    Raises:
+        ResultsError: A name fits none.
+    """
+    if not names:
+        wanted = {_plain(name) for name in (*DEFAULT_RIVALS, own)}
+        return [c for c in curves if _plain(c.method) in wanted]
+    chosen: list[Curve] = []
+    for name in names:
+        fitting = [c for c in curves if _fits(c, name)]
+        if not fitting:
+            raise ResultsError(_unknown(name, curves, task))
+        chosen += [c for c in fitting if c not in chosen]
+    return chosen
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _fits(curve: Curve, name: str) -> bool:
+    method, _, source = name.partition("@")
+    variant = curve.method.lower().partition(" (")[0]
+    named = method.lower() in (curve.method.lower(), variant)
+    return named and source.lower() in ("", curve.source)
+
+
+def _unknown(name: str, curves: Sequence[Curve], task: str) -> str:
+    known = sorted({c.method for c in curves})
+    if not known:
+        return f"nothing is published here for {task}; give a CSV file to compare with"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    listed = ", ".join(known)
+    return f"nothing of {name!r} is published for {task}{guess}; it has {listed}"
+
+
+def compare(
+    runs: Sequence[Run],
+    rivals: Sequence[Curve],
+    label: str,
+    budgets: Sequence[float | int] = (),
+) -> list[Comparison]:
+    """Compare the runs of one method on one task with published curves.
+
+    Args:
+        runs: Its seeds.
+        rivals: Published curves of the task.
+        label: Name of the method.
+        budgets: Environment steps to compare at; a few round ones if empty.
+
+    Raises:
+        ResultsError: No seed has a value at a budget.
+    """
+    curve = results.summarise(runs, method=label)
+    found = []
+    for rival in rivals:
+        steps = [float(x) for x in budgets] or common_budgets(curve, rival)
+        rows = tuple(_row(runs, rival, step) for step in steps)
+        found.append(Comparison(curve, rival, rows))
+    return found
+
+
+def _row(runs: Sequence[Run], rival: Curve, step: float) -> Row:
+    at = results.summarise(runs, np.array([float(step)])).at(step)
+    if at is None:
+        known = union_text(runs)
+        raise ResultsError(
+            f"budget is {step:,.0f} env steps; {runs[0].method} on {runs[0].task} has "
+            f"evaluations {known}"
+        )
+    theirs = rival.at(step)
+    return Row(step, at, theirs, None if theirs is None else difference(at, theirs))
+
+
+def union_text(runs: Sequence[Run]) -> str:
+    """From where to where runs were evaluated, in words."""
+    grid = results.union_grid(runs)
+    if not len(grid):
+        return "that no budget has in common"
+    return f"from {grid[0]:,.0f} to {grid[-1]:,.0f}"
+
+
+def common_budgets(ours: Curve, theirs: Curve) -> list[float]:
+    """Round budgets at which both are known, the last ones, and the very last."""
+    if not len(ours.env_steps):
+        return []
+    last = min(ours.env_steps[-1], theirs.env_steps[-1])
+    asked = [float(x) for x in np.unique([*ROUND[ROUND <= last], last])]
+    known = [x for x in asked if ours.at(x) and theirs.at(x)]
+    return known[-MOST_BUDGETS:]
+
+
+def protocol(run: Run) -> str:
+    """How the evaluations of a run at hand were made, as far as its folder says."""
+    config = results.read_config(Path(run.path).parent)
+    if not config:
+        return "not said in the table: compare its action repeat and episodes by hand"
+    train, spec = config["train"], config["spec"]
+    facts = [
+        f"action repeat {spec.get('action_repeat', '?')}",
+        f"size {config.get('size', '?')}",
+        f"{train.get('num_envs', '?')} environments at once",
+        f"{train.get('updates_per_step', '?')} updates per decision",
+        f"{train.get('eval_episodes', '?')} episodes per evaluation",
+    ]
+    changed = " ".join(f"{k}={v}" for k, v in train.get("settings", {}).items())
+    return ", ".join([*facts, *([changed] if changed else [])])

@@ -1,0 +1,655 @@
+"""Learning curves from files: runs of planprior, tables of others, published curves.
+
+Everything here counts environment steps. A table is a CSV file with one row per
+evaluation; run folders, `results/*.csv`, published data and logs of other programs are
+read alike, by the names that their columns have.
+"""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from planprior.intervals import Estimate, bootstrap_intervals, mean_intervals
+
+COLUMNS = {
+    "env_steps": ("env_steps", "step", "steps"),
+    "returns": ("episode_reward", "plan_return", "return", "reward"),
+    "policy_returns": ("policy_reward", "policy_return"),
+    "seconds": ("seconds", "wall_seconds"),
+    "seed": ("seed",),
+    "task": ("task",),
+    "method": ("method", "algorithm"),
+    "prior_weight": ("prior_weight",),
+    "size": ("size",),
+    "settings": ("settings",),
+    "source": ("source",),
+    "benchmark": ("benchmark",),
+    "metric": ("metric",),
+}
+"""What a column may be called."""
+
+TOLD = (
+    *("episode_reward_std", "policy_reward_std", "episode_length", "episodes"),
+    *("updates",),
+)
+"""Further columns of a run folder's `eval.csv`; any others tell its members apart."""
+
+SERIES = ("env_steps", "returns", "policy_returns", "seconds")
+REQUIRED = ("env_steps", "returns")
+PIXELS = "dmcontrol_pixels"
+
+
+class ResultsError(ValueError):
+    """A file of results that cannot be used, in one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The learning curve of one seed.
+
+    Attributes:
+        task: Task, without the name of its suite.
+        method: Method.
+        seed: Seed, as its source numbers it.
+        env_steps: Environment steps of the evaluations, rising.
+        returns: Mean episode return (or success rate) at each.
+        policy_returns: The same of the bare policy, if known.
+        seconds: Wall time at each, if known.
+        prior_weight: w, if the method has one.
+        details: Whatever else tells runs apart: size, settings, source, benchmark.
+        path: Where it was read.
+    """
+
+    task: str
+    method: str
+    seed: str
+    env_steps: np.ndarray
+    returns: np.ndarray
+    policy_returns: np.ndarray | None = None
+    seconds: np.ndarray | None = None
+    prior_weight: float | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Mean and interval over the seeds of one method on one task.
+
+    Attributes:
+        method: Method; a label for figures and tables.
+        task: Task.
+        env_steps: Environment steps of the points, rising.
+        mean: Mean over seeds, at each.
+        low: Lower end of the 95 % interval; NaN where there is none.
+        high: Upper end.
+        seeds: Seeds behind each point; 0 where the source does not say.
+        source: Who published it; empty for runs at hand.
+        benchmark: Benchmark, as the published table names it.
+        metric: `return` or `success`.
+    """
+
+    method: str
+    task: str
+    env_steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: np.ndarray
+    source: str = ""
+    benchmark: str = ""
+    metric: str = "return"
+
+    @property
+    def label(self) -> str:
+        """Name with its source, as figures and tables show it."""
+        return f"{self.method} [{self.source}]" if self.source else self.method
+
+    def at(self, env_steps: float | int) -> Estimate | None:
+        """The estimate at a number of environment steps; None where it is not known."""
+        steps = float(env_steps)
+        if not covers(self.env_steps, np.array([steps]))[0]:
+            return None
+        values = (np.interp(steps, self.env_steps, x) for x in self._ends())
+        index = np.searchsorted(self.env_steps, steps)
+        around = self.seeds[
+            max(index - (self.env_steps[index] != steps), 0) : index + 1
+        ]
+        return Estimate(*map(float, values), seeds=int(min(around)))
+
+    def _ends(self) -> tuple[np.ndarray, ...]:
+        return self.mean, self.low, self.high
+
+
+def covers(
+    env_steps: Float[np.ndarray, "points"], grid: Float[np.ndarray, "grid"]
+) -> Bool[np.ndarray, "grid"]:
+    """Whether a curve tells its value at steps: there, or by near neighbours.
+
+    Between two evaluations the value is interpolated, but only where they are no
+    further apart than half of the step: nothing is made up early in training, where
+    curves are steep.
+    """
+    if not len(env_steps):
+        return np.zeros(len(grid), bool)
+    after = np.searchsorted(env_steps, grid)
+    inside = after < len(env_steps)
+    after = np.where(inside, after, 0)
+    right, left = env_steps[after], env_steps[np.maximum(after - 1, 0)]
+    near = (after > 0) & (right - left <= grid / 2)
+    return inside & ((right == grid) | near)
+
+
+def values_at(
+    runs: Sequence[Run], grid: Float[np.ndarray, "points"], what: str = "returns"
+) -> Float[np.ndarray, "runs points"]:
+    """Values of runs at steps of a grid, [runs, points]; NaN where not known.
+
+    Args:
+        runs: Runs.
+        grid: Environment steps.
+        what: `returns`, `policy_returns` or `seconds`.
+    """
+    table = np.full((len(runs), len(grid)), np.nan)
+    for row, run in zip(table, runs, strict=True):
+        values = getattr(run, what)
+        if values is not None:
+            known = covers(run.env_steps, grid)
+            row[known] = np.interp(grid[known], run.env_steps, values)
+    return table
+
+
+def union_grid(runs: Sequence[Run]) -> Float[np.ndarray, "points"]:
+    """All steps at which any of the runs was evaluated, up to where the first ends."""
+    steps = np.unique(np.concatenate([run.env_steps for run in runs]))
+    return steps[steps <= min(run.env_steps[-1] for run in runs)]
+
+
+def summarise(
+    runs: Sequence[Run],
+    grid: Float[np.ndarray, "points"] | None = None,
+    *,
+    method: str = "",
+) -> Curve:
+    """The curve of several seeds of one method on one task.
+
+    Args:
+        runs: Its runs.
+        grid: Environment steps; all at which a run was evaluated if None. Steps at
+            which no run has a value are left out.
+        method: Label; the method's name if empty.
+    """
+    grid = union_grid(runs) if grid is None else grid
+    mean, low, high, seeds = mean_intervals(values_at(runs, grid))
+    known, first = seeds > 0, runs[0]
+    return Curve(
+        method=method or first.method,
+        task=first.task,
+        env_steps=grid[known],
+        mean=mean[known],
+        low=low[known],
+        high=high[known],
+        seeds=seeds[known],
+        source=first.details.get("source", ""),
+        benchmark=first.details.get("benchmark", ""),
+        metric=first.details.get("metric", "return"),
+    )
+
+
+def bootstrapped(
+    curve: Curve, runs: Sequence[Run], *, rng: np.random.Generator
+) -> Curve:
+    """A curve of runs with percentile bootstrap intervals instead of Student's.
+
+    Args:
+        curve: Their curve.
+        runs: The runs.
+        rng: Source of the resampling.
+    """
+    low, high = bootstrap_intervals(values_at(runs, curve.env_steps), rng=rng)
+    return replace(curve, low=low, high=high)
+
+
+# --- Reading --------------------------------------------------------------------------
+
+
+def plain_task(task: str) -> str:
+    """A task's name without its suite: `dm_control:dog-run` is `dog-run`."""
+    return task.rpartition(":")[2]
+
+
+def read(paths: Iterable[str | Path], *, task: str = "", method: str = "") -> list[Run]:
+    """Read runs from run folders, folders of run folders, and CSV tables.
+
+    Args:
+        paths: Where.
+        task: Task of the tables that do not say; of others only these runs are kept.
+        method: Name of the method of tables that do not say; their file name if empty.
+
+    Raises:
+        ResultsError: A path holds no results, or the same seed is there twice.
+    """
+    runs: list[Run] = []
+    for path in map(Path, paths):
+        for table in _tables(path):
+            runs += read_table(table, task=task, method=method)
+    runs = [r for r in runs if not task or plain_task(r.task) == plain_task(task)]
+    if not runs:
+        where = ", ".join(map(str, paths))
+        raise ResultsError(f"{where} has no evaluations" + (f" of {task}" * bool(task)))
+    seen: dict[tuple, Run] = {}
+    for run in runs:
+        key = (group_key(run), run.seed)
+        if key in seen:
+            raise ResultsError(
+                f"seed {run.seed} of {run.method} on {run.task} is there twice, in "
+                f"{seen[key].path} and {run.path}; leave one out"
+            )
+        seen[key] = run
+    return runs
+
+
+def group_key(run: Run) -> tuple:
+    """What the seeds of one curve have in common."""
+    weight = None if run.prior_weight is None else round(run.prior_weight, 6)
+    return (run.task, run.method, weight, tuple(sorted(run.details.items())))
+
+
+def _tables(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise ResultsError(f"{path} does not exist; it must be a run folder or a table")
+    found = sorted(path.rglob("eval.csv"))
+    if not found:
+        raise ResultsError(
+            f"{path} is no run folder, and holds none: no eval.csv in it"
+        )
+    return found
+
+
+def read_table(path: str | Path, *, task: str = "", method: str = "") -> list[Run]:
+    """Read the runs of one table; that of a run folder has a `config.json` beside it.
+
+    Args:
+        path: CSV file, or one compressed by gzip.
+        task: Task, where neither table nor `config.json` says.
+        method: Method, in the same case.
+
+    Raises:
+        ResultsError: A column is missing, or a number is none.
+    """
+    path = Path(path)
+    known = _of_config(path.with_name("config.json")) if path.name == "eval.csv" else {}
+    default = {"task": task, "method": method or path.name.partition(".")[0]} | known
+    groups: dict[tuple, dict[str, list[float]]] = {}
+    for number, row in enumerate(_rows(path), start=2):
+        named = default | {k: v for k, v in row.items() if k not in SERIES and v != ""}
+        series = groups.setdefault(tuple(sorted(named.items())), {})
+        for name in SERIES:
+            if name in REQUIRED or row.get(name, "") != "":
+                series.setdefault(name, []).append(_number(row, name, path, number))
+    return [_run(dict(names), series, path) for names, series in groups.items()]
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            names = _names(columns, path)
+            swept = _swept(columns) if path.name == "eval.csv" else ()
+            for row in reader:
+                told = {name: row[column] or "" for name, column in names.items()}
+                told["swept"] = " ".join(f"{name}={row[name]}" for name in swept)
+                yield told
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path} cannot be read: {error}") from None
+
+
+def _names(columns: Sequence[str], path: Path) -> dict[str, str]:
+    found = {
+        name: next(alias for alias in aliases if alias in columns)
+        for name, aliases in COLUMNS.items()
+        if any(alias in columns for alias in aliases)
+    }
+    for name in REQUIRED:
+        if name not in found:
+            raise ResultsError(
+                f"{path} has the columns {', '.join(columns) or 'none'}; one must be "
+                f"called {' or '.join(COLUMNS[name])}"
+            )
+    return found
+
+
+def _swept(columns: Sequence[str]) -> list[str]:
+    known = {alias for aliases in COLUMNS.values() for alias in aliases}
+    return [name for name in columns if name not in known.union(TOLD)]
+
+
+def _number(row: Mapping[str, str], name: str, path: Path, line: int) -> float:
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise ResultsError(
+            f"{path}, line {line}: {name} is {row[name]!r}; it must be a finite number"
+        )
+    return value
+
+
+def _run(names: dict[str, str], series: Mapping[str, list[float]], path: Path) -> Run:
+    task, method = names.pop("task"), names.pop("method")
+    if not task:
+        raise ResultsError(f"{path} does not say of which task it is; give --task")
+    weight = names.pop("prior_weight", None)
+    seed = names.pop("seed", "0")
+    steps = np.asarray(series["env_steps"])
+    order = np.argsort(steps, kind="stable")
+    if len(np.unique(steps)) != len(steps):
+        raise ResultsError(
+            f"{path} has several rows of seed {seed} of {method} on {task} for the "
+            "same step; each seed needs a number of its own in the column seed"
+        )
+    optional = (_aligned(series.get(x), order) for x in ("policy_returns", "seconds"))
+    return Run(
+        plain_task(task), method, seed, steps[order],
+        np.asarray(series["returns"])[order], *optional,
+        prior_weight=None if weight is None else float(weight),
+        details=names, path=str(path),
+    )  # fmt: skip
+
+
+def _aligned(values: list[float] | None, order: np.ndarray) -> np.ndarray | None:
+    return np.asarray(values)[order] if values and len(values) == len(order) else None
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The `config.json` of a run folder; empty if it has none.
+
+    Raises:
+        ResultsError: It is damaged.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        _ = stored["spec"]["name"], stored["train"]["method"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"{path} cannot be used: {error!r}") from None
+    return stored
+
+
+def read_log(run: Run) -> dict[str, Any]:
+    """Metrics of the updates behind a run, from the `train.jsonl` of its folder.
+
+    Returns:
+        `step` and every metric, [lines] each; NaN where a line lacks it or says null.
+        Empty if there is no log. A last line that is being written is left out.
+    """
+    path = Path(run.path).with_name("train.jsonl")
+    if not path.exists():
+        return {}
+    rows = [row for row in _json_lines(path) if _is_of(row, run)]
+    names = {name for row in rows for name, x in row.items() if not isinstance(x, str)}
+    return {
+        name: np.array([np.nan if row.get(name) is None else row[name] for row in rows])
+        for name in sorted(names)
+    }
+
+
+def read_values(run: Run) -> dict[str, np.ndarray]:
+    """What the planner predicted and what came, from a `values.csv` beside a run.
+
+    Returns:
+        `predicted` and `achieved`, one per state; empty if there is no such file, or it
+        is of another member.
+    """
+    path = Path(run.path).with_name("values.csv")
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("seed") == run.seed]
+    names = ("predicted", "achieved")
+    return {n: np.array([float(row[n]) for row in rows]) for n in names} if rows else {}
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def _is_of(row: dict[str, Any], run: Run) -> bool:
+    """Whether a row is of an update of this run; its weight becomes that of now."""
+    if row.get("event") != "update" or str(row.get("seed", run.seed)) != run.seed:
+        return False
+    if "prior_weight_now" in row:
+        weight = row["prior_weight"]
+        row["prior_weight"] = row.pop("prior_weight_now")
+        if run.prior_weight is not None and not np.isclose(weight, run.prior_weight):
+            return False
+    swept = run.details.get("swept", "").split()
+    return all(
+        float(value) == row.get(name)
+        for name, _, value in (x.partition("=") for x in swept)
+    )
+
+
+def _of_config(path: Path) -> dict[str, str]:
+    config = read_config(path.parent)
+    if not config:
+        return {}
+    train = config["train"]
+    shown = {"task": config["spec"]["name"], "method": train["method"]}
+    # Of what a population sweeps, every member has one value: a column has it.
+    settings = " ".join(
+        f"{name}={value}"
+        for name, value in train.get("settings", {}).items()
+        if not isinstance(value, list)
+    )
+    shown |= {"size": str(config.get("size", "")), "settings": settings}
+    return {name: text for name, text in shown.items() if text}
+
+
+def labels(runs: Sequence[Run]) -> dict[tuple, str]:
+    """A name for every group of runs: the method, and what tells it from the others.
+
+    Returns:
+        Names by `group_key`.
+    """
+    methods: dict[str, list[Run]] = {}
+    for run in runs:
+        methods.setdefault(run.method, []).append(run)
+    return {
+        group_key(run): " ".join([method, *_telling(run, same)])
+        for method, same in methods.items()
+        for run in same
+    }
+
+
+def _telling(run: Run, same: Sequence[Run]) -> list[str]:
+    parts = []
+    weights = {r.prior_weight for r in same}
+    if run.prior_weight is not None and len(weights) > 1:
+        parts.append(f"w={run.prior_weight:g}")
+    for name in ("swept", "size", "settings", "source"):
+        values = {r.details.get(name, "") for r in same}
+        own = run.details.get(name, "")
+        if len(values) > 1 and own:
+            parts.append({"size": f"size {own}", "source": f"[{own}]"}.get(name, own))
+    return parts
+
+
+def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs by task and label, in order of appearance."""
+    names = labels(runs)
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.task, names[group_key(run)]), []).append(run)
+    return found
+
+
+# --- What was published ---------------------------------------------------------------
+
+
+def published(task: str, folder: str | Path | None = None) -> list[Curve]:
+    """Published curves of a task: mean, 95 % interval and seeds.
+
+    The table in the package has them on a grid of environment steps; how it was made
+    and what to mind is in `sources()`.
+
+    Args:
+        task: Task, e.g. `dog-run`; those from pixels are `dmcontrol_pixels:dog-run`.
+        folder: Where full curves of every seed are; instead of the package's table.
+
+    Raises:
+        ResultsError: The folder has no table.
+    """
+    suite, _, name = task.rpartition(":")
+    curves = _packaged() if folder is None else _full(Path(folder))
+    pixels = suite == PIXELS
+    return [c for c in curves if c.task == name and (c.benchmark == PIXELS) == pixels]
+
+
+def published_runs(folder: str | Path, task: str) -> list[Run]:
+    """Published curves of every seed of a task, from a folder of tables.
+
+    Curves of which only the mean was published are left out.
+
+    Raises:
+        ResultsError: The folder has no table.
+    """
+    suite, _, name = task.rpartition(":")
+    pixels = suite == PIXELS
+    return [
+        run
+        for run in _published_tables(Path(folder))
+        if run.task == name
+        and run.seed != "mean"
+        and (run.details.get("benchmark") == PIXELS) == pixels
+    ]
+
+
+@cache
+def sources() -> Mapping[str, Any]:
+    """Where published curves come from: repository, licence, conversion, caveats."""
+    text = files("planprior").joinpath("data/published.json").read_text("utf-8")
+    return json.loads(text)
+
+
+def caveats(curve: Curve) -> list[str]:
+    """What to mind when something is compared with a published curve."""
+    source = sources().get(curve.source, {})
+    return [
+        note["text"]
+        for note in source.get("caveats", ())
+        if fnmatchcase(curve.method, note["method"])
+        and fnmatchcase(curve.benchmark, note["benchmark"])
+    ]
+
+
+@cache
+def _packaged() -> tuple[Curve, ...]:
+    data = files("planprior").joinpath("data/published.csv.gz").read_bytes()
+    lines = gzip.decompress(data).decode().splitlines()
+    return tuple(curves_of_rows(csv.DictReader(lines)))
+
+
+def curves_of_rows(rows: Iterable[Mapping[str, str]]) -> list[Curve]:
+    """Curves of a table with a mean and an interval in each row."""
+    found: dict[tuple[str, ...], list[tuple[float, ...]]] = {}
+    for row in rows:
+        key = tuple(row[k] for k in ("method", "task", "source", "benchmark", "metric"))
+        numbers = (row[k] for k in ("env_steps", "mean", "low", "high", "seeds"))
+        found.setdefault(key, []).append(tuple(float(x or "nan") for x in numbers))
+    curves = []
+    for (method, task, source, benchmark, metric), points in found.items():
+        steps, mean, low, high, seeds = np.array(points).T
+        about = {"source": source, "benchmark": benchmark, "metric": metric}
+        numbers = steps, mean, low, high, seeds.astype(int)
+        curves.append(Curve(method, task, *numbers, **about))
+    return curves
+
+
+@cache
+def _published_tables(folder: Path) -> tuple[Run, ...]:
+    tables = [p for p in sorted(folder.glob("*.csv")) if p.stem != INTERVALS]
+    if not tables:
+        raise ResultsError(f"{folder} has no table (*.csv) of published curves")
+    return tuple(run for table in tables for run in read_table(table))
+
+
+INTERVALS = "aggregate_intervals"
+"""Name of the table with intervals of curves of which only the mean was published."""
+
+
+@cache
+def _full(folder: Path) -> tuple[Curve, ...]:
+    found: dict[tuple, list[Run]] = {}
+    for run in _published_tables(folder):
+        found.setdefault(group_key(run), []).append(run)
+    intervals = published_intervals(folder)
+    return tuple(
+        _mean_only(summarise(runs), intervals)
+        if runs[0].seed == "mean"
+        else summarise(runs)
+        for runs in found.values()
+    )
+
+
+def _mean_only(
+    curve: Curve, intervals: Mapping[tuple[str, str, str, str], Curve]
+) -> Curve:
+    unknown = replace(curve, seeds=np.zeros(len(curve.seeds), int))
+    return intervals.get(published_key(curve), unknown)
+
+
+def published_key(curve: Curve) -> tuple[str, str, str, str]:
+    """What identifies a published curve."""
+    return curve.source, curve.method, curve.benchmark, curve.task
+
+
+def published_intervals(
+    folder: Path, seeds: int = 5
+) -> dict[tuple[str, str, str, str], Curve]:
+    """Curves of which mean and interval were published, but not the seeds.
+
+    Their intervals are Student's with the population's standard deviation, which is
+    too small by √((n − 1) / n); here they are widened to the unbiased one.
+
+    Args:
+        folder: Where `aggregate_intervals.csv` is; without it there are none.
+        seeds: Runs behind them.
+    """
+    path = folder / f"{INTERVALS}.csv"
+    if not path.exists():
+        return {}
+    wider = np.sqrt(seeds / (seeds - 1))
+    found = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [
+            row | {"method": row["algorithm"], "metric": "return", "seeds": str(seeds)}
+            for row in csv.DictReader(file)
+        ]
+    for curve in curves_of_rows(rows):
+        half = (curve.high - curve.low) / 2 * wider
+        ends = {"low": curve.mean - half, "high": curve.mean + half}
+        found[published_key(curve)] = replace(curve, **ends)
+    return found

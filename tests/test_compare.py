@@ -1,0 +1,152 @@
+"""Runs beside published curves: numbers, verdicts, caveats, and the command."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from planprior import cli, comparison, results
+from planprior.intervals import Estimate
+from planprior.results import ResultsError
+from results_files import write_run, write_table
+
+# BMPC on dog-run at 1 M env steps: 548.1 (474.8 to 621.4) of 5 seeds.
+STEP = 1_000_000
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit status, output and errors of the command."""
+    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def row(low, high, mean=None, seeds=3):
+    middle = (low + high) / 2 if mean is None else mean
+    any_value = Estimate(1.0, 0.0, 2.0, 3)
+    return comparison.Row(1.0, any_value, any_value, Estimate(middle, low, high, seeds))
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (row(0.1, 5.0), "higher"),
+        (row(-5.0, -0.1), "lower"),
+        (row(-0.1, 99.0), "no difference shown"),
+        (row(0.0, 99.0), "no difference shown"),
+        (row(np.nan, np.nan, 50.0), "none: too few seeds"),
+        (row(0.0, 1.0)._replace(gap=None), "not published here"),
+    ],
+)
+def test_a_verdict_says_no_more_than_the_interval(found, verdict):
+    assert found.verdict == verdict
+
+
+def test_published_curves_are_chosen_by_name():
+    curves = results.published("dog-run")
+
+    def labels(*names, own=""):
+        return {c.label for c in comparison.choose(curves, names, "dog-run", own)}
+
+    assert labels("bmpc") == {"BMPC [bmpc]"}
+    assert labels("TD-MPC2") == {"TD-MPC2 [bmpc]", "TD-MPC2 [tdmpc2]"}
+    assert labels("TD-MPC2@tdmpc2") == {"TD-MPC2 [tdmpc2]"}
+    assert len(labels("SimbaV2")) == 2 and len(labels("SimbaV2 (UTD8)")) == 1
+    assert labels() == labels("TD-MPC2", "BMPC")
+    assert labels(own="tdmpc") == labels("TD-MPC2", "BMPC", "TD-MPC")
+    with pytest.raises(ResultsError, match=r"did you mean 'BMPC'\?\); it has BMPC, "):
+        labels("BMCP")
+    with pytest.raises(ResultsError, match="nothing is published here for my-task"):
+        comparison.choose([], ["BMPC"], "my-task")
+
+
+def test_budgets_are_round_and_common(tmp_path):
+    steps = {step: [1.0, 2.0] for step in range(0, 250_001, 10_000)}
+    table = write_table(tmp_path / "mine.csv", steps, task="dog-run")
+    curve = results.summarise(results.read([table]))
+    bmpc = next(c for c in results.published("dog-run") if c.method == "BMPC")
+    # BMPC was evaluated every 100,000 steps, and the runs end at 250,000.
+    assert comparison.common_budgets(curve, bmpc) == [100_000, 200_000, 250_000]
+
+
+def mine(tmp_path, *values, name="mine.csv"):
+    return write_table(tmp_path / name, {0: [0.0] * len(values), STEP: [*values]})
+
+
+def told(monkeypatch, capsys, *arguments):
+    status, out, err = run(monkeypatch, capsys, "compare", *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+def test_the_difference_to_bmpc_by_hand(tmp_path, monkeypatch, capsys):
+    table = mine(tmp_path, 690.0, 700.0, 710.0)
+    options = [table, "--task", "dog-run", "--against", "BMPC", "--budgets", STEP]
+    (found,) = told(monkeypatch, capsys, *options)
+    (budget,) = found["budgets"]
+    assert budget["ours"]["mean"] == 700 and budget["ours"]["seeds"] == 3
+    # Standard errors: 10/√3 of three, and 73.3 / 2.77645 of five.
+    ours, theirs = 100 / 3, (73.3 / 2.77645) ** 2
+    dof = (ours + theirs) ** 2 / (ours**2 / 2 + theirs**2 / 4)
+    from planprior.intervals import t_quantile
+
+    half = t_quantile(0.975, dof) * np.sqrt(ours + theirs)
+    gap = budget["difference"]
+    assert gap["mean"] == pytest.approx(700 - 548.1)
+    assert gap["low"] == pytest.approx(700 - 548.1 - half, abs=0.2)
+    assert budget["verdict"] == "higher"
+    assert found["source"] == "bmpc" and "action repeat 2" in found["caveats"]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((500.0, 540.0, 580.0), "no difference shown"),
+        ((100.0, 120.0), "lower"),
+        ((900.0,), "none: too few seeds"),
+    ],
+)
+def test_verdicts_against_bmpc(tmp_path, monkeypatch, capsys, values, verdict):
+    table = mine(tmp_path, *values)
+    options = [table, "--task", "dog-run", "--against", "BMPC", "--budgets", STEP]
+    (found,) = told(monkeypatch, capsys, *options)
+    assert found["budgets"][0]["verdict"] == verdict
+
+
+def test_a_run_folder_is_compared_in_words(tmp_path, monkeypatch, capsys):
+    steps = (0, 100_000, 200_000, 300_000)
+    folder = write_run(tmp_path / "run", seeds=(0, 1, 2), gain=1e-6, steps=steps)
+    status, out, _ = run(monkeypatch, capsys, "compare", folder, "--against", "BMPC")
+    assert status == 0
+    for text in (
+        *("dog-run: pompc against BMPC [bmpc]", "200,000", "n=3", "n=5", "lower"),
+        *("pompc: action repeat 2, size tiny", "BMPC [bmpc]: action repeat 2"),
+        "95 % intervals over seeds",
+    ):
+        assert text in out
+
+
+def test_wrong_comparisons_are_one_sentence(tmp_path, monkeypatch, capsys):
+    table = mine(tmp_path, 1.0, 2.0)
+    for change, message in (
+        (["--against", "BMCP"], "nothing of 'BMCP' is published for dog-run"),
+        (["--budgets", "0"], "budgets is (0,); each must be at least 1"),
+        (
+            ["--budgets", "7000000"],
+            "budget is 7,000,000 env steps; mine on dog-run has",
+        ),
+        (["--output", "figure.jpg"], "must end in .png, .svg or .pdf"),
+        (["--published", tmp_path / "no"], "has no table (*.csv) of published curves"),
+    ):
+        arguments = ["compare", table, "--task", "dog-run", *change]
+        status, out, err = run(monkeypatch, capsys, *arguments)
+        assert status == 2 and message in err and err.count("\n") == 1 and not out
+
+
+def test_a_task_that_nobody_published(tmp_path, monkeypatch, capsys):
+    table = mine(tmp_path, 1.0, 2.0)
+    status, out, _ = run(monkeypatch, capsys, "compare", table, "--task", "my-task")
+    assert status == 0 and "nothing is published here for this task" in out

@@ -1,0 +1,200 @@
+"""Figures: what is in them, not their pixels."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from planprior import cli, results
+from results_files import write_run, write_table
+
+pytest.importorskip("matplotlib")
+plots = pytest.importorskip("planprior.plots")
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit status, output and errors of the command."""
+    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two methods on two tasks, three seeds each; one of them at two weights."""
+    folder = tmp_path_factory.mktemp("plots")
+    for task in ("dog-run", "walker-walk"):
+        seeds = (0, 1, 2)
+        write_run(folder / f"a-{task}", seeds=seeds, task=task, method="bmpc")
+        weights = (0.25, 0.75)
+        write_run(folder / f"b-{task}", seeds, weights, gain=2.0, task=task)
+    return folder
+
+
+def legend(figure):
+    (found,) = figure.legends
+    return [text.get_text() for text in found.get_texts()]
+
+
+def test_learning_curves(folder):
+    runs = results.read([folder])
+    groups = results.groups(runs)
+    panels: dict = {}
+    for (task, label), of in groups.items():
+        panels.setdefault(task, []).append(results.summarise(of, method=label))
+    bmpc = [c for c in results.published("dog-run") if c.method == "BMPC"]
+    panels["dog-run"] += bmpc
+    figure = plots.learning_curves(panels, {"dog-run": runs[:3]})
+    first, second = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["dog-run", "walker-walk"]
+    assert first.get_xlabel() == "env steps" and first.get_ylabel() == "episode return"
+    assert len(first.lines) == 4 + 3 and len(second.lines) == 3
+    assert len(first.collections) == 4  # a band each
+    assert legend(figure) == [
+        *("bmpc, 3 seeds", "pompc w=0.25, 3 seeds", "pompc w=0.75, 3 seeds"),
+        "BMPC [bmpc], 5 seeds",
+    ]
+    # The axis ends where our runs do, however long the published ones are.
+    assert first.get_xlim()[1] < 300
+    assert len({line.get_marker() for line in second.lines}) == 3
+
+
+def test_looks_differ_by_more_than_colour():
+    look = plots.looks([f"method {i}" for i in range(12)])
+    assert len({(str(x.linestyle), x.marker) for x in look.values()}) == 12
+    assert len({(x.color, str(x.linestyle)) for x in look.values()}) == 12
+
+
+def test_hours(folder):
+    groups = results.groups(results.read([folder / "a-dog-run"]))
+    figure = plots.wall_clock({"dog-run": {"bmpc": groups["dog-run", "bmpc"]}})
+    (ax,) = figure.axes
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 10 / 3600, 20 / 3600])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [1, 101, 201])
+    assert ax.get_xlabel() == "wall time in hours"
+
+
+def test_scores_are_of_methods_that_have_every_task(tmp_path, folder):
+    more = write_table(tmp_path / "more.csv", {0: [1.0], 200: [5.0]}, task="dog-run")
+    groups = results.groups(results.read([folder, more]))
+    scores = plots.final_scores(groups, 200.0, 100.0)
+    assert set(scores) == {"bmpc", "pompc w=0.25", "pompc w=0.75"}
+    np.testing.assert_allclose(scores["bmpc"]["dog-run"], [2, 2.01, 2.02])
+
+
+def test_aggregates_and_efficiency(folder):
+    groups = results.groups(results.read([folder]))
+    rng = np.random.default_rng(0)
+    scores = plots.final_scores(groups, 200.0, 1000.0)
+    figure = plots.aggregates(scores, budget=200.0, unit="return / 1000", rng=rng)
+    left, right = figure.axes
+    assert left.get_xlabel() == "IQM of return / 1000, 2 tasks"
+    assert right.get_xlabel() == "P(better than bmpc)"
+    names = [tick.get_text() for tick in right.get_yticklabels()]
+    assert names == ["pompc w=0.25", "pompc w=0.75"]
+    # Its gain is twice as high on every task: it always wins.
+    assert right.lines[1].get_xdata()[0] == 1.0
+    figure = plots.sample_efficiency(groups, scale=1000.0, unit="u", rng=rng)
+    (ax,) = figure.axes
+    assert ax.get_ylabel() == "IQM of u, 2 tasks" and len(ax.lines) == 3
+    assert legend(figure)[0] == "bmpc, 3 seeds per task"
+
+
+def test_a_sweep(folder):
+    runs = [r for r in results.read([folder]) if r.method == "pompc"]
+    figure = plots.sweep(runs, [100.0, 200.0])
+    ax = figure.axes[0]
+    assert ax.get_xlabel() == "prior weight w = λ / (1 + λ)"
+    lines = [c.lines[0] for c in ax.containers]
+    assert [list(line.get_xdata()) for line in lines] == [[0.25, 0.75]] * 2
+    np.testing.assert_allclose(lines[1].get_ydata(), [401, 401])
+    assert legend(figure) == ["at 100 env steps", "at 200 env steps"]
+
+
+def test_diagnostics(folder):
+    run = results.read([folder / "b-dog-run"])[5]
+    log = results.read_log(run)
+    values = {"predicted": np.array([2.0, 4.0]), "achieved": np.array([1.0, 3.0])}
+    figure = plots.diagnostics(run, log, values)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == [
+        *("episode return", "KL of the policy, per dimension"),
+        *("entropy, per dimension", "effective λ and prior weight"),
+        "value: +1 on average",
+    ]
+    returns, kl = figure.axes[:2]
+    assert [line.get_label() for line in returns.lines] == ["planner", "bare policy"]
+    np.testing.assert_allclose(kl.lines[0].get_ydata(), [3, 103, 203])
+    assert kl.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_the_same_data_make_the_same_file(folder, tmp_path, suffix):
+    runs = results.read([folder / "a-dog-run"])
+    made = [
+        plots.save(
+            plots.learning_curves({"dog-run": [results.summarise(runs)]}),
+            tmp_path / str(i) / f"figure{suffix}",
+        ).read_bytes()
+        for i in range(2)
+    ]
+    assert made[0] == made[1] and len(made[0]) > 1000
+    assert [p.name for p in (tmp_path / "0").iterdir()] == [f"figure{suffix}"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["curves", "time", "aggregate", "efficiency", "diagnostics"]
+)
+def test_the_command_draws(kind, folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / f"{kind}.svg"
+    arguments = [folder, "--kind", kind, "--output", output]
+    status, out, _ = run(monkeypatch, capsys, "plot", *arguments)
+    assert status == 0 and "figure: " in out
+    assert "<svg" in output.read_text()
+
+
+def test_the_command_draws_a_sweep_and_published_curves(
+    folder, tmp_path, monkeypatch, capsys
+):
+    sweep = [folder, "--kind", "sweep", "--method", "pompc", "--budgets", 100, 200]
+    curves = [folder, "--against", "BMPC", "--interval", "bootstrap", "--singles"]
+    for arguments, text in ((sweep, "at 200 env steps"), (curves, "BMPC [bmpc]")):
+        output = tmp_path / "figure.svg"
+        status, _, err = run(
+            monkeypatch, capsys, "plot", *arguments, "--output", output
+        )
+        assert status == 0, err
+        assert text in output.read_text()
+    status, _, err = run(
+        monkeypatch, capsys, "compare", folder, "--output", tmp_path / "compare.pdf"
+    )
+    assert status == 0 and (tmp_path / "compare.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_wrong_figures_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
+    table = write_table(tmp_path / "t.csv", {0: [1.0], 200: [5.0]}, task="dog-run")
+    for arguments, message in (
+        ([folder, "--output", "a.gif"], "output is 'a.gif'; its name must end in .png"),
+        ([folder, "--method", "x"], "method is 'x'; the runs are of bmpc, pompc"),
+        ([folder, "--kind", "sweep"], "the runs are of bmpc, pompc; choose one"),
+        ([table, "--kind", "sweep"], "needs runs of two prior weights or more"),
+        ([table, "--kind", "time"], "the runs have no wall time: no column seconds"),
+        ([table, "--scale", "0"], "scale is 0.0; it must be above 0"),
+        ([table, "--kind", "diagnostics", "--member", "3"], "it must be in [0, 0]"),
+        ([folder, "--kind", "aggregate", "--against", "BMPC"], "needs --published"),
+        ([folder, "--kind", "aggregate", "--budgets", "9"], "has every task at 9"),
+        (
+            [folder, "--kind", "aggregate", "--budgets", "9", "10"],
+            "aggregate takes one",
+        ),
+    ):
+        status, out, err = run(monkeypatch, capsys, "plot", *arguments)
+        assert status == 2 and message in err and err.count("\n") == 1 and not out
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys, folder):
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    status, _, err = run(monkeypatch, capsys, "plot", folder)
+    assert status == 1 and "pip install 'planprior[plot]'" in err

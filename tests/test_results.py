@@ -1,0 +1,205 @@
+"""Reading results, and the published curves in the package."""
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planprior import results
+from planprior.results import ResultsError
+from results_files import write_run
+
+
+def full_folder():
+    """Full published curves, where a user has them."""
+    named = os.environ.get("PLANPRIOR_PUBLISHED")
+    folder = Path(named or "../shared/reference_results")
+    if not folder.is_dir():
+        pytest.skip("PLANPRIOR_PUBLISHED names no folder of published curves")
+    return folder
+
+
+def some_of(folder, task, target):
+    """A folder with what another says of one task."""
+    for table in folder.glob("*.csv"):
+        head, *rows = table.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if f",{task}," in row]
+        (target / table.name).write_text("".join([head, *kept]))
+    return target
+
+
+def test_a_population_is_as_many_runs_as_members(tmp_path):
+    folder = write_run(tmp_path / "run", seeds=(0, 1), weights=(0.25, 0.5))
+    runs = results.read([folder])
+    assert [(r.seed, r.prior_weight) for r in runs] == [
+        ("0", 0.25), ("0", 0.5), ("1", 0.25), ("1", 0.5),
+    ]  # fmt: skip
+    first = runs[0]
+    assert (first.task, first.method) == ("dog-run", "pompc")
+    assert first.details == {"size": "tiny"}
+    np.testing.assert_array_equal(first.env_steps, [0, 100, 200])
+    np.testing.assert_array_equal(runs[2].returns, [1, 101, 201])
+    assert first.policy_returns is not None and first.seconds is not None
+    assert list(results.groups(runs)) == [
+        ("dog-run", "pompc w=0.25"), ("dog-run", "pompc w=0.5"),
+    ]  # fmt: skip
+
+
+def test_further_columns_of_a_run_tell_its_members_apart(tmp_path):
+    folder = write_run(tmp_path / "run", seeds=(0, 1))
+    rows = (folder / "eval.csv").read_text().splitlines()
+    head, *rows = [row.split(",") for row in rows]
+    more = [[*head, "tau"], *([*row, x] for row in rows for x in ("0.1", "0.2"))]
+    (folder / "eval.csv").write_text("\n".join(map(",".join, more)))
+    labels = [label for _, label in results.groups(results.read([folder]))]
+    assert labels == ["pompc tau=0.1", "pompc tau=0.2"]
+
+
+def test_the_log_of_a_member(tmp_path):
+    folder = write_run(tmp_path / "run", seeds=(0, 1), weights=(0.25, 0.5))
+    run = results.read([folder])[3]
+    log = results.read_log(run)
+    assert (run.seed, run.prior_weight) == ("1", 0.5)
+    np.testing.assert_array_equal(log["step"], [0, 100, 200])
+    np.testing.assert_array_equal(log["kl_policy_prior"], [2, 102, 202])
+    np.testing.assert_array_equal(log["prior_weight"], [0.5] * 3)
+    assert np.isnan(log["value"]).all()
+    (folder / "train.jsonl").unlink()
+    assert results.read_log(run) == {} and results.read_values(run) == {}
+
+
+def test_labels_say_only_what_tells_runs_apart(tmp_path):
+    write_run(tmp_path / "a", method="bmpc")
+    write_run(tmp_path / "b", seeds=(3,), settings={"horizon": 5})
+    write_run(tmp_path / "c", seeds=(4,))
+    names = {label for _, label in results.groups(results.read([tmp_path]))}
+    assert names == {"bmpc", "pompc", "pompc horizon=5"}
+
+
+def test_tables_of_other_programs(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("step,episode_reward,seed\n0,1,7\n200,3,7\n100,2,7\n0,5,8\n")
+    runs = results.read([table], task="dog-run")
+    assert [(r.method, r.seed) for r in runs] == [("mine", "7"), ("mine", "8")]
+    np.testing.assert_array_equal(runs[0].returns, [1, 2, 3])
+    packed = tmp_path / "packed.csv.gz"
+    text = "env_steps,reward,task,algorithm\n0,1,dog-walk,A\n0,2,dog-run,B\n"
+    packed.write_bytes(gzip.compress(text.encode()))
+    (run,) = results.read([packed], task="dm_control:dog-run")
+    assert (run.method, run.seed) == ("B", "0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps,seed\n1,2\n", "one must be called episode_reward or plan_return"),
+        ("", "has the columns none"),
+        ("step,reward\n1,x\n", "line 2: returns is 'x'; it must be a finite number"),
+        ("step,reward\n1,nan\n", "returns is 'nan'"),
+        ("step,reward\n1,2\n1,3\n", "several rows of seed 0 of t on dog-run"),
+        ("step,reward\n", "has no evaluations of dog-run"),
+        ("step,reward\n1,\n", "line 2: returns is ''"),
+    ],
+)
+def test_wrong_tables_are_one_sentence(tmp_path, text, message):
+    table = tmp_path / "t.csv"
+    table.write_text(text)
+    with pytest.raises(ResultsError, match=message):
+        results.read([table], task="dog-run")
+
+
+def test_wrong_places_are_one_sentence(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("step,reward\n1,2\n")
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    for paths, message in (
+        ([tmp_path / "none"], "does not exist"),
+        ([tmp_path / "a" / ".."], "seed 0 of pompc on dog-run is there twice"),
+        ([table], "does not say of which task it is; give --task"),
+        ([table.parent / "empty"], "no eval.csv in it"),
+    ):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(ResultsError, match=message):
+            results.read(paths)
+    (tmp_path / "a" / "config.json").write_text("{}")
+    with pytest.raises(ResultsError, match=r"config\.json cannot be used"):
+        results.read([tmp_path / "a"])
+
+
+def test_values_between_evaluations_only_where_they_are_near():
+    steps = np.array([0.0, 100, 150, 200])
+    asked = np.array([0.0, 50, 100, 125, 200, 201])
+    # 0 and 100 are too far apart to tell the value at 50.
+    known = [True, False, True, True, True, False]
+    assert results.covers(steps, asked).tolist() == known
+    assert not results.covers(steps[1:], asked[:2]).any()
+    assert not results.covers(steps[:0], asked).any()
+
+
+def test_a_summary_has_the_seeds_that_are_there(tmp_path):
+    folder = write_run(tmp_path / "run", seeds=(0, 2))
+    curve = results.summarise(results.read([folder]))
+    np.testing.assert_array_equal(curve.mean, [1, 101, 201])
+    assert curve.seeds.tolist() == [2, 2, 2]
+    at = curve.at(200)
+    # Deviations ±1 of two runs: standard error 1, times t(1) = 12.706.
+    assert at is not None and at.mean == 201 and at.seeds == 2
+    assert at.high - at.mean == pytest.approx(12.7062, rel=1e-4)
+    assert curve.at(201) is None and curve.at(150) is None
+
+
+def test_published_curves_are_in_the_package():
+    curves = {c.label: c for c in results.published("dog-run")}
+    bmpc = curves["BMPC [bmpc]"].at(1_000_000)
+    assert bmpc is not None and bmpc.mean == pytest.approx(548.1) and bmpc.seeds == 5
+    assert bmpc.low < bmpc.mean < bmpc.high
+    assert curves["TD-MPC2 [tdmpc2]"].env_steps[-1] >= 13_000_000
+    assert results.published("dm_control:dog-run") == results.published("dog-run")
+    assert results.published("no-such-task") == []
+    pixels = results.published("dmcontrol_pixels:walker-run")
+    assert {c.benchmark for c in pixels} == {"dmcontrol_pixels"}
+    states = results.published("walker-run")
+    assert {c.benchmark for c in states} == {"dmcontrol"}
+    (success,) = {c.metric for c in results.published("mw-assembly")}
+    assert success == "success"
+
+
+def test_every_published_curve_is_sound_and_has_a_source():
+    data = Path(results.__file__).with_name("data")
+    assert sum(path.stat().st_size for path in data.iterdir()) < 1_000_000
+    for curve in results._packaged():
+        about = results.sources()[curve.source]
+        assert about["licence"] in ("MIT", "Apache-2.0")
+        assert about["repository"] and about["commit"] and about["conversion"]
+        assert (np.diff(curve.env_steps) > 0).all()
+        assert np.isfinite(curve.mean).all()
+        many = curve.seeds > 1
+        assert np.isfinite(curve.low[many]).all()
+        assert (curve.low[many] <= curve.mean[many]).all()
+        assert (curve.mean[many] <= curve.high[many]).all()
+        assert np.isnan(curve.low[~many]).all()
+
+
+def test_caveats_belong_to_their_curves():
+    of = {c.label: results.caveats(c) for c in results.published("dog-run")}
+    assert "action repeat 2" in of["BMPC [bmpc]"]
+    assert any("not TD-MPC2's own" in text for text in of["TD-MPC2 [bmpc]"])
+    assert any("no action repeat" in text for text in of["BRO (UTD2) [simbav2]"])
+
+
+def test_the_packaged_table_is_what_full_curves_say(tmp_path):
+    folder = some_of(full_folder(), "humanoid-walk", tmp_path)
+    packaged = {c.label: c for c in results.published("humanoid-walk")}
+    full = {c.label: c for c in results.published("humanoid-walk", folder)}
+    assert set(packaged) == set(full)
+    for label, curve in packaged.items():
+        for step in (500_000, 1_000_000):
+            a, b = curve.at(step), full[label].at(step)
+            if a and b and b.seeds == a.seeds:
+                np.testing.assert_allclose(a[:3], b[:3], atol=0.3, err_msg=label)
+    runs = results.published_runs(folder, "humanoid-walk")
+    own = [r for r in runs if r.method == "TD-MPC2"]
+    assert {r.details["source"] for r in own} == {"tdmpc2"} and len(own) == 3
