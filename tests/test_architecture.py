@@ -38,7 +38,7 @@ ACTING = (
 )
 FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")
 # What shows results reads files, and knows nothing of what wrote them.
-EVIDENCE = ("intervals", "results", "comparison", "plots")
+EVIDENCE = ("intervals", "results", "comparison", "plots", "report")
 
 
 def parse(path):

@@ -47,6 +47,20 @@ def test_a_population_is_as_many_runs_as_members(tmp_path):
     ]  # fmt: skip
 
 
+def test_success_is_kept_beside_the_return(tmp_path):
+    folder = write_run(tmp_path / "run")
+    rows = (folder / "eval.csv").read_text().splitlines()
+    more = [f"{row},{x}" for row, x in zip(rows, ("success", 0, 0.5, 1), strict=True)]
+    (folder / "eval.csv").write_text("\n".join(more))
+    runs = results.read([folder])
+    assert results.groups(runs).keys() == {("dog-run", "pompc")}
+    (scored,) = results.as_metric(runs, "success")
+    np.testing.assert_array_equal(scored.returns, [0, 0.5, 1])
+    assert results.summarise([scored]).metric == "success"
+    assert results.as_metric(runs, "return") == runs
+    assert results.as_metric([scored], "return") == []
+
+
 def test_further_columns_of_a_run_tell_its_members_apart(tmp_path):
     folder = write_run(tmp_path / "run", seeds=(0, 1))
     rows = (folder / "eval.csv").read_text().splitlines()

@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from planprior.commands import bench, compare, eval, export, import_, list, plot, train
+from planprior.commands import (
+    bench,
+    compare,
+    eval,
+    export,
+    import_,
+    list,
+    plot,
+    report,
+    train,
+)
 from planprior.commands.splitting import split_settings
 
 
@@ -35,6 +45,7 @@ COMMANDS: Mapping[str, Command] = {
     "bench": Command(bench.Bench, bench.run, bench.NAMES),
     "compare": Command(compare.Compare, compare.run),
     "plot": Command(plot.Plot, plot.run),
+    "report": Command(report.Report, report.run),
 }
 
 

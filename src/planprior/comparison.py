@@ -20,6 +20,13 @@ ROUND = np.array([m * 10**k for k in range(2, 9) for m in (1, 2, 5)], float)
 MOST_BUDGETS = 5
 
 
+HIGHER, LOWER = "higher", "lower"
+UNCLEAR = "no difference shown"
+TOO_FEW = "none: too few seeds"
+UNPUBLISHED = "not published here"
+VERDICTS = (HIGHER, LOWER, UNCLEAR, TOO_FEW, UNPUBLISHED)
+
+
 class Row(NamedTuple):
     """Two methods at one budget.
 
@@ -39,14 +46,14 @@ class Row(NamedTuple):
     def verdict(self) -> str:
         """What the interval of the difference allows to say."""
         if self.gap is None:
-            return "not published here"
+            return UNPUBLISHED
         if not self.gap.has_interval:
-            return "none: too few seeds"
+            return TOO_FEW
         if self.gap.low > 0:
-            return "higher"
+            return HIGHER
         if self.gap.high < 0:
-            return "lower"
-        return "no difference shown"
+            return LOWER
+        return UNCLEAR
 
 
 class Comparison(NamedTuple):
@@ -131,11 +138,16 @@ def compare(
     Raises:
         ResultsError: No seed has a value at a budget.
     """
-    curve = results.summarise(runs, method=label)
     found = []
     for rival in rivals:
+        same = results.as_metric(runs, rival.metric)
+        if not same:
+            # Success cannot be told from returns, nor returns from success.
+            found.append(Comparison(results.summarise(runs, method=label), rival, ()))
+            continue
+        curve = results.summarise(same, method=label)
         steps = [float(x) for x in budgets] or common_budgets(curve, rival)
-        rows = tuple(_row(runs, rival, step) for step in steps)
+        rows = tuple(_row(same, rival, step) for step in steps)
         found.append(Comparison(curve, rival, rows))
     return found
 
@@ -158,6 +170,28 @@ def union_text(runs: Sequence[Run]) -> str:
     if not len(grid):
         return "that no budget has in common"
     return f"from {grid[0]:,.0f} to {grid[-1]:,.0f}"
+
+
+def cells(row: Row, digits: int) -> list[str]:
+    """A row as tables show it: budget, both estimates, difference, verdict."""
+    gap = row.gap
+    return [
+        f"{row.env_steps:,.0f}",
+        text(row.ours, digits),
+        "–" if row.theirs is None else text(row.theirs, digits),
+        "–" if gap is None else f"{gap.mean:+.{digits}f}{_interval(gap, digits)}",
+        row.verdict,
+    ]
+
+
+def text(x: Estimate, digits: int) -> str:
+    """An estimate as tables show it: mean, interval, seeds."""
+    seeds = f"n={x.seeds}" if x.seeds else "n=?"
+    return f"{x.mean:.{digits}f}{_interval(x, digits)} {seeds}"
+
+
+def _interval(x: Estimate, digits: int) -> str:
+    return f" ({x.low:.{digits}f} to {x.high:.{digits}f})" if x.has_interval else ""
 
 
 def common_budgets(ours: Curve, theirs: Curve) -> list[float]:

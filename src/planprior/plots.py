@@ -8,6 +8,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,15 @@ def save(figure: Any, path: str | Path) -> Path:
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def write_svg(figure: Any, file: BytesIO) -> None:
+    """Write a figure as SVG whose letters are shapes, so that it needs no font."""
+    import matplotlib
+
+    with _style(), matplotlib.rc_context({"svg.fonttype": "path"}):
+        metadata = {"Date": None}
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata=metadata)
 
 
 @contextmanager

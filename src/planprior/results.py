@@ -26,6 +26,7 @@ COLUMNS = {
     "returns": ("episode_reward", "plan_return", "return", "reward"),
     "policy_returns": ("policy_reward", "policy_return"),
     "seconds": ("seconds", "wall_seconds"),
+    "successes": ("success",),
     "seed": ("seed",),
     "task": ("task",),
     "method": ("method", "algorithm"),
@@ -44,7 +45,7 @@ TOLD = (
 )
 """Further columns of a run folder's `eval.csv`; any others tell its members apart."""
 
-SERIES = ("env_steps", "returns", "policy_returns", "seconds")
+SERIES = ("env_steps", "returns", "policy_returns", "seconds", "successes")
 REQUIRED = ("env_steps", "returns")
 PIXELS = "dmcontrol_pixels"
 
@@ -65,6 +66,7 @@ class Run:
         returns: Mean episode return (or success rate) at each.
         policy_returns: The same of the bare policy, if known.
         seconds: Wall time at each, if known.
+        successes: Success rate at each, beside the return, if the task has a goal.
         prior_weight: w, if the method has one.
         details: Whatever else tells runs apart: size, settings, source, benchmark.
         path: Where it was read.
@@ -77,6 +79,7 @@ class Run:
     returns: np.ndarray
     policy_returns: np.ndarray | None = None
     seconds: np.ndarray | None = None
+    successes: np.ndarray | None = None
     prior_weight: float | None = None
     details: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
@@ -167,6 +170,25 @@ def values_at(
             known = covers(run.env_steps, grid)
             row[known] = np.interp(grid[known], run.env_steps, values)
     return table
+
+
+def as_metric(runs: Sequence[Run], metric: str) -> list[Run]:
+    """Runs scored as a published curve is, by `return` or `success`.
+
+    Returns:
+        The runs; without those that do not say.
+    """
+    found = []
+    for run in runs:
+        if run.details.get("metric", "return") == metric:
+            found.append(run)
+        elif metric == "success" and run.successes is not None:
+            details = {**run.details, "metric": metric}
+            rates = run.successes
+            found.append(
+                replace(run, returns=rates, policy_returns=None, details=details)
+            )
+    return found
 
 
 def union_grid(runs: Sequence[Run]) -> Float[np.ndarray, "points"]:
@@ -363,7 +385,7 @@ def _run(names: dict[str, str], series: Mapping[str, list[float]], path: Path) -
             f"{path} has several rows of seed {seed} of {method} on {task} for the "
             "same step; each seed needs a number of its own in the column seed"
         )
-    optional = (_aligned(series.get(x), order) for x in ("policy_returns", "seconds"))
+    optional = (_aligned(series.get(x), order) for x in SERIES[2:])
     return Run(
         plain_task(task), method, seed, steps[order],
         np.asarray(series["returns"])[order], *optional,

@@ -10,7 +10,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from planprior.comparison import Comparison, Row
+    from planprior.comparison import Comparison
     from planprior.intervals import Estimate
     from planprior.results import Curve, Run
 
@@ -120,6 +120,8 @@ def _tell(console: Console, runs: "list[Run]", comparisons: "list[Comparison]") 
 
 
 def _table(compared: "Comparison") -> Table:
+    from planprior import comparison
+
     ours, theirs = compared.ours, compared.theirs
     table = Table(
         title=f"{ours.task}: {ours.label} against {theirs.label}",
@@ -134,30 +136,10 @@ def _table(compared: "Comparison") -> Table:
     table.add_column("verdict")
     digits = 3 if theirs.metric == "success" else 1
     for row in compared.rows:
-        table.add_row(*_cells(row, digits))
+        table.add_row(*comparison.cells(row, digits))
     if not compared.rows:
-        table.add_row("", "", "", "", "they have no budget in common")
+        table.add_row("", "", "", "", "no budget, or no measure, in common")
     return table
-
-
-def _cells(row: "Row", digits: int) -> list[str]:
-    gap = row.gap
-    return [
-        f"{row.env_steps:,.0f}",
-        _estimate(row.ours, digits),
-        "–" if row.theirs is None else _estimate(row.theirs, digits),
-        "–" if gap is None else f"{gap.mean:+.{digits}f}{_interval(gap, digits)}",
-        row.verdict,
-    ]
-
-
-def _estimate(x: "Estimate", digits: int) -> str:
-    seeds = f"n={x.seeds}" if x.seeds else "n=?"
-    return f"{x.mean:.{digits}f}{_interval(x, digits)} {seeds}"
-
-
-def _interval(x: "Estimate", digits: int) -> str:
-    return f" ({x.low:.{digits}f} to {x.high:.{digits}f})" if x.has_interval else ""
 
 
 def _plain(compared: "Comparison") -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""The page about runs: what is in it, and that it needs nothing else."""
+
+import re
+import sys
+
+import pytest
+
+from planprior import cli
+from results_files import write_run
+
+pytest.importorskip("matplotlib")
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit status, output and errors of the command."""
+    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    steps = (0, 100_000, 200_000)
+    for task in ("dog-run", "walker-walk"):
+        write_run(
+            folder / task, (0, 1), (0.25, 0.75), gain=1e-3, steps=steps, task=task
+        )
+    return folder
+
+
+def test_the_page_has_every_section_and_needs_nothing_else(
+    folder, tmp_path, monkeypatch, capsys
+):
+    (folder / "dog-run" / "film.gif").write_bytes(b"GIF89a")
+    config = (folder / "dog-run" / "config.json").read_text()
+    risky = config.replace("some CPU", "<script>alert(1)</script>")
+    (folder / "dog-run" / "config.json").write_text(risky)
+    output = tmp_path / "page.html"
+    status, out, err = run(monkeypatch, capsys, "report", folder, "--output", output)
+    assert status == 0, err
+    assert "report: " in out
+    page = output.read_text()
+    sections = re.findall(r"<h2>(.*?)</h2>", page)
+    assert sections == [
+        *("Summary", "Curves", "Published", "Several tasks", "Prior weight"),
+        *("Diagnostics", "Films", "Configuration"),
+    ]
+    # Nothing is fetched: every source is inside, and there are no scripts.
+    sources = re.findall(r'(?:src|href)="([^"]{0,20})', page)
+    assert all(s.startswith(("data:", "#")) for s in sources) and len(sources) > 12
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert 'src="data:image/gif;base64,R0lGODlh"' in page
+    for text in (
+        *(
+            "pompc w=0.25",
+            "BMPC [bmpc]",
+            "200,000",
+            "0123abc",
+            "planprior train dog-run",
+        ),
+        *("action repeat 2", "spec.action_repeat", '<span class="verdict lower">lower'),
+    ):
+        assert text in page, text
+
+
+def test_wrong_reports_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
+    for arguments, message in (
+        (
+            [folder, "--output", "a.pdf"],
+            "output is 'a.pdf'; its name must end in .html",
+        ),
+        ([folder, "--against", "BMCP"], "nothing of 'BMCP' is published for dog-run"),
+        ([tmp_path], "no eval.csv in it"),
+    ):
+        status, out, err = run(monkeypatch, capsys, "report", *arguments)
+        assert status == 2 and message in err and err.count("\n") == 1 and not out
