@@ -12,16 +12,16 @@ from planprior import methods
 SOURCE = Path(planprior.__file__).parent
 CORE = (
     *("spec", "types", "checked", "config", "hypers", "compatibility", "methods"),
-    *("numerics", "nets", "encoders", "policies", "world_model", "draws", "planner"),
-    *("priors", "weighing", "targets", "losses", "state", "diagnostics"),
-    *("learning", "agent"),
+    *("numerics", "nets", "encoders", "policies", "world_model", "draws", "search"),
+    *("planner", "priors", "actor", "weighing", "targets", "losses", "state"),
+    *("diagnostics", "learning", "agent"),
 )
 # Each file may import those before it, and nothing that comes later.
 ORDER = (
     *("spec", "types", "checked", "config", "hypers", "numerics", "nets"),
-    *("encoders", "policies", "world_model", "priors", "draws", "planner"),
-    *("compatibility", "methods", "weighing", "targets", "losses", "state"),
-    "diagnostics",
+    *("encoders", "policies", "world_model", "priors", "actor", "draws", "search"),
+    *("planner", "compatibility", "methods", "weighing", "targets", "losses"),
+    *("state", "diagnostics"),
     *("learning", "agent", "replay", "population"),
 )
 FILES = ("tensorfile", "checkpoint")
@@ -33,8 +33,10 @@ STANDARD = {
 # What a controller or a robot needs, and nothing that learns or simulates.
 ACTING = (
     *("spec", "types", "checked", "config", "hypers", "numerics", "nets", "encoders"),
-    *("policies", "world_model", "priors", "draws", "planner", "compatibility"),
+    *("policies", "world_model", "priors", "draws", "search", "planner"),
+    "compatibility",
     *("settings", "tensorfile", "checkpoint", "actor", "portable"),
+    *("latency", "anytime", "controller"),
 )
 FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")
 # What shows results reads files, and knows nothing of what wrote them.

@@ -132,7 +132,7 @@ def test_a_folder_loads_anywhere_without_learning_or_simulator(folder, tmp_path)
     moved = tmp_path / "elsewhere" / "robot"
     shutil.copytree(folder, moved)
     code = (
-        "import sys; from planprior import portable; portable.load('robot');"
+        "import sys; from planprior import Controller, portable;portable.load('robot');"
         "bad = {'planprior.' + n for n in ('replay', 'learning', 'losses', 'training',"
         "'population', 'state', 'agent', 'envs.base')} | {'optax', 'dm_control'};"
         "print(sorted(bad & set(sys.modules)))"

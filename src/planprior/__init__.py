@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Agent": "acting",
     "Config": "config",
+    "Controller": "controller",
     "Env": "envs.base",
     "EnvSpec": "spec",
     "Hypers": "hypers",
@@ -29,6 +30,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from planprior.acting import Agent
     from planprior.config import Config
+    from planprior.controller import Controller
     from planprior.envs.base import Env, Outcome, Pool
     from planprior.envs.registry import list_tasks, make_pool
     from planprior.experiment import TrainConfig
@@ -42,6 +44,7 @@ __all__ = [
     "SIZES",
     "Agent",
     "Config",
+    "Controller",
     "Env",
     "EnvSpec",
     "Hypers",

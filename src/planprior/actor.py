@@ -65,6 +65,15 @@ class HasNetworks(Protocol):
         ...
 
 
+def seeders(
+    networks: HasNetworks, policy: Policy, config: Config
+) -> tuple[Policy, ...]:
+    """Who proposes trajectories to the planner: the policy, the prior, or both."""
+    prior = (networks.prior.proposer(),) if networks.prior.proposes else ()
+    choices = {"policy": (policy,), "prior": prior, "both": (policy, *prior)}
+    return choices[config.planner.seeds]
+
+
 @runtime_checkable
 class CanAct(Protocol):
     """Whatever has an agent's networks and settings: an `Agent`, or an `Actor`."""

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from planprior.actor import seeders
 from planprior.config import Config
 from planprior.draws import UpdateNoise, draw_update_noise, policy_steps
 from planprior.hypers import Hypers
 from planprior.learning import update_model, update_policy, update_prior
 from planprior.planner import plan_all
-from planprior.policies import Policy
 from planprior.priors import fill_plans
 from planprior.state import AgentState, init
 from planprior.targets import each
@@ -35,13 +35,6 @@ __all__ = [
 ]
 
 # --- Acting ---------------------------------------------------------------------------
-
-
-def seeders(state: AgentState, policy: Policy, config: Config) -> tuple[Policy, ...]:
-    """Who proposes trajectories to the planner: the policy, the prior, or both."""
-    prior = (state.prior.proposer(),) if state.prior.proposes else ()
-    choices = {"policy": (policy,), "prior": prior, "both": (policy, *prior)}
-    return choices[config.planner.seeds]
 
 
 def act(

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from planprior.config import PlannerConfig
-from planprior.draws import Dims, Draws, KeyedDraws, Sequences
+from planprior.draws import Dims, Draws, KeyedDraws, Noise, Sequences
 from planprior.hypers import Hypers
 from planprior.policies import Policy
-from planprior.types import Gaussian, Plan, PRNGKey, Scalar
+from planprior.search import Search, finish, fit_elites, start
+from planprior.types import Plan, PRNGKey, Scalar
 from planprior.world_model import Latent, WorldModel, pick_heads
 
 
@@ -108,85 +109,67 @@ def propose(
     return jnp.concatenate(trajectories, axis=1)
 
 
-class Search(NamedTuple):
-    """The planner's distribution over sequences, and the elites that made it.
+class Prepared(NamedTuple):
+    """What a search does not change.
 
     Attributes:
-        mean: Mean per step.
-        std: Standard deviation per step.
-        elites: The best sequences, best first.
-        values: Their values.
-        weights: Their weights, which sum to 1.
-        nan_count: NaN values met so far.
+        proposals: The seeding trajectories.
+        paths: Where they lead.
     """
 
-    mean: Float[Array, "H A"]
-    std: Float[Array, "H A"]
-    elites: Sequences
-    values: Float[Array, "K"]
-    weights: Float[Array, "K"]
-    nan_count: Int[Array, ""]
+    proposals: Sequences
+    paths: Rollout
 
 
-def _fit_elites(
-    search: Search,
+def _explore(
+    model: WorldModel,
+    z: Latent,
     actions: Sequences,
-    values: Float[Array, "N"],
     hypers: Hypers,
+    config: PlannerConfig,
+) -> Rollout:
+    return jax.vmap(lambda a: rollout(model, z, a, hypers, config), in_axes=1)(actions)
+
+
+def prepare(
+    model: WorldModel,
+    seeders: tuple[Policy, ...],
+    z: Latent,
+    eps: Sequences,
+    hypers: Hypers,
+    config: PlannerConfig,
+) -> Prepared:
+    """Draw proposals and follow them, once for all iterations."""
+    proposals = propose(model, seeders, z, eps)
+    return Prepared(proposals, _explore(model, z, proposals, hypers, config))
+
+
+def improve(
+    model: WorldModel,
+    policy: Policy,
+    z: Latent,
+    prepared: Prepared,
+    search: Search,
+    noise: Noise,
+    hypers: Hypers,
+    config: PlannerConfig,
 ) -> Search:
-    """Move the distribution to the weighted elites; no momentum (tdmpc2.py: _plan)."""
-    is_nan = jnp.isnan(values)
-    values, index = jax.lax.top_k(jnp.where(is_nan, 0.0, values), len(search.values))
-    elites = actions[:, index]
-    weights = jax.nn.softmax(hypers.temperature * values)
-    mean = jnp.einsum("k,hka->ha", weights, elites)
-    deviation = elites - mean[:, None]
-    variance = jnp.einsum("k,hka->ha", weights, deviation * deviation)
-    std = jnp.clip(jnp.sqrt(variance), hypers.min_std, hypers.max_std)
-    nan_count = search.nan_count + jnp.sum(is_nan)
-    return Search(mean, std, elites, values, weights, nan_count)
-
-
-def _shift(mean: Float[Array, "H A"]) -> Float[Array, "H A"]:
-    """Yesterday's plan seen from today: one step on, and nothing yet for the last."""
-    return jnp.concatenate([mean[1:], jnp.zeros_like(mean[:1])])
-
-
-def _start(
-    warm_start: Float[Array, "H A"], hypers: Hypers, config: PlannerConfig
-) -> Search:
-    mean, elites = _shift(warm_start), config.num_elites
-    return Search(
-        mean=mean,
-        std=jnp.broadcast_to(jnp.asarray(hypers.max_std, mean.dtype), mean.shape),
-        elites=jnp.zeros((mean.shape[0], elites, mean.shape[1])),
-        values=jnp.zeros(elites),
-        weights=jnp.zeros(elites),
-        nan_count=jnp.zeros((), jnp.int32),
+    """One iteration: sample, value, and move to the elites."""
+    sampled = search.mean[:, None] + search.std[:, None] * noise.actions
+    sampled = jnp.clip(sampled, -1.0, 1.0)
+    paths = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b]),
+        prepared.paths,
+        _explore(model, z, sampled, hypers, config),
     )
-
-
-def _finish(search: Search, draws: Draws, config: PlannerConfig, explore: bool) -> Plan:
-    """Choose what to execute, what to store and what to start from next time."""
-    chosen = draws.elite(search.weights)
-    centres = {
-        "sampled_elite": search.elites[0, chosen],
-        "best_elite": search.elites[0, 0],
-        "mean": search.mean[0],
-    }
-    if explore:
-        action = centres["sampled_elite"] + search.std[0] * draws.exploration()
-    else:
-        action = centres[config.evaluation]
-    return Plan(
-        action=jnp.clip(action, -1.0, 1.0),
-        target=Gaussian(centres[config.centre], search.std[0]),
-        mean=search.mean,
-        value=search.values[chosen],
-        elite_std=jnp.std(search.values),
-        effective_elites=1.0 / jnp.sum(search.weights**2),
-        nan_count=search.nan_count,
-    )
+    horizon = len(search.mean)
+    values = jax.vmap(
+        lambda path, eps: sequence_value(
+            model, policy, path, eps, noise.heads, horizon, hypers
+        )
+    )(paths, noise.terminal)
+    actions = jnp.concatenate([prepared.proposals, sampled], axis=1)
+    return fit_elites(search, actions, values, hypers)
 
 
 def plan(
@@ -203,9 +186,6 @@ def plan(
 ) -> Plan:
     """Plan from one latent.
 
-    What does not change is computed once: the seeding trajectories and where they
-    lead, and everything that only depends on the first latent.
-
     Args:
         model: The world model.
         policy: Values the last state.
@@ -220,30 +200,17 @@ def plan(
     Returns:
         The plan.
     """
-    horizon, num_iterations = len(warm_start), config.num_iterations(len(warm_start[0]))
-    explore_paths = jax.vmap(lambda a: rollout(model, z, a, hypers, config), in_axes=1)
-    proposals = propose(model, seeders, z, draws.seeds())
-    proposed_paths = explore_paths(proposals)
+    prepared = prepare(model, seeders, z, draws.seeds(), hypers, config)
 
     def iterate(search: Search, i: Int[Array, ""]) -> tuple[Search, None]:
         noise = draws.iteration(i)
-        sampled = search.mean[:, None] + search.std[:, None] * noise.actions
-        sampled = jnp.clip(sampled, -1.0, 1.0)
-        paths = jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b]), proposed_paths, explore_paths(sampled)
-        )
-        values = jax.vmap(
-            lambda path, eps: sequence_value(
-                model, policy, path, eps, noise.heads, horizon, hypers
-            )
-        )(paths, noise.terminal)
-        actions = jnp.concatenate([proposals, sampled], axis=1)
-        return _fit_elites(search, actions, values, hypers), None
+        return improve(model, policy, z, prepared, search, noise, hypers, config), None
 
-    search = _start(warm_start, hypers, config)
+    search = start(warm_start, hypers, config)
     # A scan compiles in a third of the time of an unrolled loop and runs as fast.
-    search, _ = jax.lax.scan(iterate, search, jnp.arange(num_iterations))
-    return _finish(search, draws, config, explore)
+    iterations = jnp.arange(config.num_iterations(len(warm_start[0])))
+    search, _ = jax.lax.scan(iterate, search, iterations)
+    return finish(search, draws, config, explore)
 
 
 def plan_all(
