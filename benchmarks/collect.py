@@ -2,60 +2,122 @@
 
     python benchmarks/collect.py runs/* --table results/dmcontrol.csv
 
-Rows of runs that are in the table already are replaced; all others stay.
+One row per evaluation and member. Rows of runs that are in the table already are
+replaced; all others stay.
 """
 
 import argparse
 import csv
 import json
+import os
 from pathlib import Path
 
 COLUMNS = (
-    *("task", "method", "size", "seed", "prior_weight", "env_steps"),
-    *("plan_return", "plan_std", "policy_return", "policy_std", "episodes"),
-    *("updates", "seconds", "settings", "date", "device", "cpu", "cores"),
-    *("jax", "mujoco", "dm_control", "planprior"),
+    *("task", "method", "size", "seed", "prior_weight", "swept", "env_steps"),
+    *("plan_return", "plan_std", "policy_return", "policy_std", "success"),
+    *("episodes", "updates", "seconds", "settings", "num_envs", "date", "device"),
+    *("cpu", "cores", "jax", "mujoco", "dm_control", "planprior", "commit", "command"),
 )
-KEYS = COLUMNS[:5]
+KEYS = (*COLUMNS[:6], "settings", "num_envs")
+TOLD = {
+    *("step", "episode_reward", "episode_reward_std", "policy_reward", "success"),
+    *("policy_reward_std", "episode_length", "episodes", "updates", "seconds"),
+    *("seed", "prior_weight"),
+}
+"""Columns that every `eval.csv` may have; others tell members of a sweep apart."""
 
 
-def rows_of(folder: Path) -> list[dict]:
-    """Rows of one run folder."""
-    config = json.loads((folder / "config.json").read_text())
-    machine, train = config["machine"], config["train"]
-    versions = machine["versions"]
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """Rows of one run folder; none if it has not been evaluated yet."""
+    if not (folder / "eval.csv").exists():
+        return []
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made = how_made(config)
+    with (folder / "eval.csv").open(encoding="utf-8", newline="") as file:
+        return [made | scores(row) for row in csv.DictReader(file)]
+
+
+def how_made(config: dict) -> dict[str, str]:
+    """What `config.json` says of a run: settings, machine, versions, command."""
+    machine, train = config.get("machine", {}), config["train"]
+    versions = machine.get("versions", {})
+    # Of what a population sweeps every member has one value: a column has it.
+    settings = " ".join(
+        f"{name}={value}"
+        for name, value in train["settings"].items()
+        if not isinstance(value, list)
+    )
     made = {
         "task": config["spec"]["name"].partition(":")[2],
         "method": train["method"],
         "size": config["size"],
-        "settings": " ".join(f"{k}={v}" for k, v in train["settings"].items()),
-        "date": machine["date"][:10],
-        "device": machine["device"],
-        "cpu": machine["cpu"],
-        "cores": machine["cpu_cores"],
-        "jax": versions["jax"],
-        "mujoco": versions["mujoco"],
-        "dm_control": versions["dm-control"],
-        "planprior": versions["planprior"],
+        "settings": settings,
+        "num_envs": train.get("num_envs", 1),
+        "date": machine.get("date", "")[:10],
+        "device": machine.get("device"),
+        "cpu": machine.get("cpu"),
+        "cores": machine.get("cpu_cores"),
+        "jax": versions.get("jax"),
+        "mujoco": versions.get("mujoco"),
+        "dm_control": versions.get("dm-control"),
+        "planprior": versions.get("planprior"),
+        "commit": (machine.get("git_commit") or "")[:12],
+        "command": command(machine.get("command", "")),
     }
-    with (folder / "eval.csv").open() as file:
-        return [made | scores(row) for row in csv.DictReader(file)]
+    return {name: "" if x is None else str(x) for name, x in made.items()}
 
 
-def scores(row: dict) -> dict:
+def command(text: str) -> str:
+    """A command without the place where Python and planprior were installed."""
+    words = text.split()
+    at = next((i for i, word in enumerate(words) if word == "train"), None)
+    return text if at is None else " ".join(["planprior", *words[at:]])
+
+
+def scores(row: dict[str, str]) -> dict[str, str]:
     """What one line of `eval.csv` says, rounded."""
-    return {
-        "seed": row["seed"],
-        "prior_weight": f"{float(row['prior_weight']):g}",
-        "env_steps": row["step"],
-        "plan_return": f"{float(row['episode_reward']):.1f}",
-        "plan_std": f"{float(row['episode_reward_std']):.1f}",
-        "policy_return": f"{float(row['policy_reward']):.1f}",
-        "policy_std": f"{float(row['policy_reward_std']):.1f}",
-        "episodes": row["episodes"],
-        "updates": row["updates"],
-        "seconds": row["seconds"],
+    numbers = {
+        "plan_return": ("episode_reward", "{:.1f}"),
+        "plan_std": ("episode_reward_std", "{:.1f}"),
+        "policy_return": ("policy_reward", "{:.1f}"),
+        "policy_std": ("policy_reward_std", "{:.1f}"),
+        "success": ("success", "{:.3f}"),
+        "prior_weight": ("prior_weight", "{:g}"),
     }
+    texts = {"seed": "seed", "env_steps": "step"}
+    texts |= {name: name for name in ("episodes", "updates", "seconds")}
+    swept = [f"{name}={x}" for name, x in row.items() if name not in TOLD]
+    return {
+        "swept": " ".join(swept),
+        **{new: row.get(old, "") for new, old in texts.items()},
+        **{
+            new: form.format(float(row[old])) if row.get(old) else ""
+            for new, (old, form) in numbers.items()
+        },
+    }
+
+
+def key(row: dict[str, str]) -> tuple[str, ...]:
+    """What identifies a run in the table."""
+    return tuple(row.get(name) or "" for name in KEYS)
+
+
+def merge(old: list[dict[str, str]], new: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Old rows, but those of runs that are among the new ones; sorted."""
+    replaced = {key(row) for row in new}
+    kept = [row for row in old if key(row) not in replaced]
+    return sorted(kept + new, key=lambda row: (*key(row), int(row["env_steps"])))
+
+
+def write(table: Path, rows: list[dict[str, str]]) -> None:
+    """Write the table aside, and rename it once it is whole."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    aside = table.with_name(f".{table.name}.part{os.getpid()}")
+    with aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(aside, table)
 
 
 def main() -> None:
@@ -63,21 +125,14 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--table", type=Path, required=True)
     options = parser.parse_args()
-    new = [row for folder in options.runs for row in rows_of(folder)]
-    replaced = {tuple(row[key] for key in KEYS) for row in new}
+    folders = [path for path in options.runs if (path / "config.json").exists()]
+    new = [row for folder in folders for row in rows_of(folder)]
     old = []
     if options.table.exists():
-        with options.table.open() as file:
+        with options.table.open(encoding="utf-8", newline="") as file:
             old = list(csv.DictReader(file))
-    kept = [row for row in old if tuple(row[key] for key in KEYS) not in replaced]
-    rows = sorted(
-        kept + new, key=lambda r: (*(r[k] for k in KEYS), int(r["env_steps"]))
-    )
-    with options.table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"{options.table}: {len(new)} rows of {len(options.runs)} runs")
+    write(options.table, merge(old, new))
+    print(f"{options.table}: {len(new)} rows of {len(folders)} runs")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ COLUMNS = {
     "prior_weight": ("prior_weight",),
     "size": ("size",),
     "settings": ("settings",),
+    "swept": ("swept",),
+    "num_envs": ("num_envs",),
     "source": ("source",),
     "benchmark": ("benchmark",),
     "metric": ("metric",),
@@ -334,7 +336,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             swept = _swept(columns) if path.name == "eval.csv" else ()
             for row in reader:
                 told = {name: row[column] or "" for name, column in names.items()}
-                told["swept"] = " ".join(f"{name}={row[name]}" for name in swept)
+                if swept:
+                    told["swept"] = " ".join(f"{name}={row[name]}" for name in swept)
                 yield told
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ResultsError(f"{path} cannot be read: {error}") from None
@@ -487,6 +490,7 @@ def _of_config(path: Path) -> dict[str, str]:
         if not isinstance(value, list)
     )
     shown |= {"size": str(config.get("size", "")), "settings": settings}
+    shown |= {"num_envs": str(train.get("num_envs", ""))}
     return {name: text for name, text in shown.items() if text}
 
 
@@ -506,16 +510,20 @@ def labels(runs: Sequence[Run]) -> dict[tuple, str]:
     }
 
 
+SHOWN_AS = {"size": "size {}", "num_envs": "{} envs", "source": "[{}]"}
+"""How a label says what tells its runs from others."""
+
+
 def _telling(run: Run, same: Sequence[Run]) -> list[str]:
     parts = []
     weights = {r.prior_weight for r in same}
     if run.prior_weight is not None and len(weights) > 1:
         parts.append(f"w={run.prior_weight:g}")
-    for name in ("swept", "size", "settings", "source"):
+    for name in ("swept", "size", "num_envs", "settings", "source"):
         values = {r.details.get(name, "") for r in same}
         own = run.details.get(name, "")
         if len(values) > 1 and own:
-            parts.append({"size": f"size {own}", "source": f"[{own}]"}.get(name, own))
+            parts.append(SHOWN_AS.get(name, "{}").format(own))
     return parts
 
 
@@ -529,6 +537,17 @@ def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 
 
 # --- What was published ---------------------------------------------------------------
+
+
+def _same(a: str, b: str) -> bool:
+    """Whether two names are of one task: `ball_in_cup-catch` is `cup-catch`."""
+    return _canonical(a) == _canonical(b)
+
+
+@cache
+def _canonical(task: str) -> str:
+    short = task.replace("ball_in_cup", "cup").replace("point_mass", "pointmass")
+    return short.replace("_", "-")
 
 
 def published(task: str, folder: str | Path | None = None) -> list[Curve]:
@@ -547,7 +566,11 @@ def published(task: str, folder: str | Path | None = None) -> list[Curve]:
     suite, _, name = task.rpartition(":")
     curves = _packaged() if folder is None else _full(Path(folder))
     pixels = suite == PIXELS
-    return [c for c in curves if c.task == name and (c.benchmark == PIXELS) == pixels]
+    return [
+        curve
+        for curve in curves
+        if _same(curve.task, name) and (curve.benchmark == PIXELS) == pixels
+    ]
 
 
 def published_runs(folder: str | Path, task: str) -> list[Run]:
@@ -563,7 +586,7 @@ def published_runs(folder: str | Path, task: str) -> list[Run]:
     return [
         run
         for run in _published_tables(Path(folder))
-        if run.task == name
+        if _same(run.task, name)
         and run.seed != "mean"
         and (run.details.get("benchmark") == PIXELS) == pixels
     ]

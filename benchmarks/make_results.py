@@ -1,0 +1,181 @@
+"""Write results/README.md: our runs beside the published ones, with figures.
+
+    python benchmarks/make_results.py
+
+It reads `results/*.csv`, which `benchmarks/collect.py` makes, and nothing else.
+"""
+
+import argparse
+import csv
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from planprior import comparison, intervals, plots, results
+from planprior.results import Run
+
+HEAD = """# Results
+
+Made by `python benchmarks/make_results.py` from the tables in this folder, which
+`python benchmarks/collect.py RUNS --table results/NAME.csv` makes of run folders: one
+row per evaluation, with how it was made (hardware, versions, commit, command).
+
+Steps are environment steps. `n` is the number of seeds; intervals are 95 % (Student's t
+over seeds; Welch's for differences). A verdict is about one budget and says no more
+than its interval: *no difference shown* does not mean equal. Published curves are those
+of `planprior.results.published`; see [docs/results.md](../docs/results.md).
+"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
+    """One task: figure, where our runs ended, and verdicts."""
+    parts = [f"## {task}\n"]
+    curves = [results.summarise(of, method=label) for label, of in groups.items()]
+    known = results.published(task)
+    rivals = []
+    verdicts: list[list[str]] = []
+    for label, runs in groups.items():
+        chosen = comparison.choose(known, (), task, runs[0].method)
+        rivals += [c for c in chosen if c not in rivals]
+        for one in comparison.compare(runs, chosen, label):
+            last = one.rows[-1:]
+            name = [label, one.theirs.label]
+            verdicts += [[*name, *comparison.cells(row, 1)] for row in last]
+    figure = plots.learning_curves({task: [*curves, *rivals]})
+    path = plots.save(figure, folder / "figures" / f"{task}.svg")
+    parts.append(f"![{task}]({path.relative_to(folder).as_posix()})\n")
+    head = ("method", "env steps", "planner", "policy", "hours", "device")
+    parts.append(table(head, [end_of(label, of) for label, of in groups.items()]))
+    if verdicts:
+        head = ("ours", "published", "env steps", "ours", "published", "difference")
+        parts.append(table([*head, "verdict"], verdicts))
+    return "\n".join(parts)
+
+
+def end_of(label: str, runs: Sequence[Run]) -> list[str]:
+    """Where the runs of a method ended."""
+    curve = results.summarise(runs)
+    last = float(curve.env_steps[-1])
+    at = curve.at(last)
+    assert at is not None
+    end = np.array([last])
+    policy = results.values_at(runs, end, "policy_returns")
+    hours = results.values_at(runs, end, "seconds") / 3600
+    return [
+        label,
+        f"{last:,.0f}",
+        comparison.text(at, 1),
+        "–" if np.isnan(policy).all() else f"{np.nanmean(policy):.1f}",
+        "–" if np.isnan(hours).all() else f"{np.nanmean(hours):.2f}",
+        ", ".join(sorted({d for run in runs for d in devices(run)})) or "?",
+    ]
+
+
+@functools.cache
+def _rows(path: str) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def devices(run: Run) -> set[str]:
+    """What a run was made on: the accelerator, or the CPU and its cores."""
+    wanted = (run.task, run.method, run.seed)
+    rows = [
+        row
+        for row in _rows(run.path)
+        if (row["task"], row["method"], row["seed"]) == wanted
+    ]
+    return {
+        f"{row['cpu']}, {row['cores']} cores"
+        if row["device"] == "cpu"
+        else row["device"]
+        for row in rows
+        if row.get("device")
+    }
+
+
+def sweep_section(runs: Sequence[Run], folder: Path) -> Iterator[str]:
+    """Return against w, and whether a finite λ beats both ends."""
+    for method in dict.fromkeys(run.method for run in runs):
+        of = [run for run in runs if run.method == method]
+        for task in dict.fromkeys(run.task for run in of):
+            same = [run for run in of if run.task == task]
+            weights = sorted(
+                {r.prior_weight for r in same if r.prior_weight is not None}
+            )
+            if len(weights) < 3:
+                continue
+            budget = float(min(run.env_steps[-1] for run in same))
+            name = f"sweep-{task}-{method}.svg"
+            path = plots.save(plots.sweep(same, [budget]), folder / "figures" / name)
+            yield f"## Prior weight: {method} on {task}\n"
+            yield f"![sweep]({path.relative_to(folder).as_posix()})\n"
+            yield sweep_verdict(same, weights, budget)
+
+
+def sweep_verdict(runs: Sequence[Run], weights: Sequence[float], budget: float) -> str:
+    """The best weight between the ends against each end.
+
+    The best is chosen by the same seeds that it is tested on, which favours it; that is
+    said.
+    """
+    at = {}
+    for weight in weights:
+        same = [run for run in runs if run.prior_weight == weight]
+        estimate = results.summarise(same, np.array([budget])).at(budget)
+        if estimate:
+            at[weight] = estimate
+    inner = {w: x for w, x in at.items() if 0 < w < 1}
+    if not inner:
+        return "No weight between the ends was run.\n"
+    best = max(inner, key=lambda w: inner[w].mean)
+    rows = []
+    for end in (0.0, 1.0):
+        if end in at:
+            gap = intervals.difference(inner[best], at[end])
+            row = comparison.Row(budget, inner[best], at[end], gap)
+            rows.append([f"w = {best:g}", f"w = {end:g}", *comparison.cells(row, 1)])
+    head = (
+        "weight",
+        "end",
+        "env steps",
+        "at weight",
+        "at end",
+        "difference",
+        "verdict",
+    )
+    note = (
+        "The weight is the best of those between the ends, chosen on these very seeds, "
+        "which favours it.\n"
+    )
+    return (table(head, rows) + "\n" + note) if rows else "Neither end was run.\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("results"))
+    folder = parser.parse_args().folder
+    runs = results.read(sorted(folder.glob("*.csv")))
+    by_task: dict[str, dict[str, list[Run]]] = {}
+    for (task, label), of in results.groups(runs).items():
+        by_task.setdefault(task, {})[label] = of
+    parts = [HEAD]
+    parts += [task_section(task, of, folder) for task, of in sorted(by_task.items())]
+    parts += sweep_section(runs, folder)
+    aside = folder / f".README.md.part{os.getpid()}"
+    aside.write_text("\n".join(parts), encoding="utf-8")
+    os.replace(aside, folder / "README.md")
+    print(f"{folder / 'README.md'}: {len(runs)} runs on {len(by_task)} tasks")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The scripts of benchmarks/: what is run, resumed, collected and written down."""
+
+import csv
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from results_files import write_run
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+# Stands for planprior: makes 100 env steps at a time until told to stop.
+PROGRAM = """
+import pathlib, signal, sys, time
+options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+folder = pathlib.Path(options["--run-dir"])
+folder.mkdir(exist_ok=True)
+table = folder / "eval.csv"
+made = int(table.read_text().split()[-1]) if table.exists() else 0
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if "bad" in sys.argv[2]:
+    sys.exit(3)
+table.write_text(f"step\\n{made + 100}\\n")
+if "slow" in sys.argv[2] and made == 0:
+    time.sleep(60)
+table.write_text(f"step\\n{options['--steps']}\\n")
+"""
+
+
+def load(name):
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+suite, collect = load("suite"), load("collect")
+
+
+@pytest.fixture
+def command(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    return [sys.executable, "-S", str(program)]
+
+
+def driver(tmp_path, command, seconds=60.0, **options):
+    deadline = time.monotonic() + seconds
+    return suite.Driver(
+        tmp_path / "runs", deadline=deadline, command=command, **options
+    )
+
+
+def entries(*tasks):
+    return [suite.Entry(task, "bmpc", "0-2", "5", 500) for task in tasks]
+
+
+def test_the_sets_are_what_they_are_said_to_be():
+    cpu, gpu = (suite.SUITES[name].entries() for name in ("cpu", "gpu"))
+    assert len(cpu) == 8 * 3 * 3 and len({e.name for e in cpu}) == 72
+    # One seed of everything comes first: a stop leaves whole tables.
+    assert {e.seeds for e in cpu[:24]} == {"0"}
+    assert len(gpu) == 5 * 6 and {e.seeds for e in gpu} == {"0-2"}
+    assert gpu[0].arguments(Path("runs")) == [
+        *("train", "dog-run", "--method", "tdmpc2", "--seeds", "0-2", "--size", "5"),
+        *("--steps", "1000000", "--run-dir", "runs/dog-run-tdmpc2-5-seed0-2"),
+    ]
+    assert cpu[0].arguments(Path("runs"))[4:6] == ["--seed", "0"]
+
+
+def test_every_method_and_option_of_the_sets_is_known():
+    from planprior import methods
+    from planprior.envs import dmc
+
+    for made in suite.SUITES.values():
+        assert set(made.methods) <= set(methods.METHODS)
+        assert made.size in methods.SIZES
+        assert {dmc.ALIASES.get(task, task) for task in made.tasks} <= set(dmc.TASKS)
+
+
+def test_finished_runs_are_skipped_and_failures_do_not_stop_the_others(
+    tmp_path, command, capsys
+):
+    first = driver(tmp_path, command)
+    assert not first.run(entries("bad", "good"))
+    assert first.failed == ["bad-bmpc-5-seed0-2"]
+    assert "failed with status 3" in capsys.readouterr().out
+    assert driver(tmp_path, command).run(entries("good"))
+    assert capsys.readouterr().out == "[1/1] good-bmpc-5-seed0-2: done\n"
+
+
+def test_a_run_is_told_to_save_when_the_time_is_up_and_goes_on(
+    tmp_path, command, capsys
+):
+    began = time.monotonic()
+    timed = driver(tmp_path, command, seconds=1.5)
+    assert not timed.run(entries("slow", "never")) and timed.failed == []
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "runs" / "never-bmpc-5-seed0-2").exists()
+    assert driver(tmp_path, command).run(entries("slow", "never"))
+    assert "from 100 of 500 env steps" in capsys.readouterr().out
+
+
+def test_no_time_is_no_run(tmp_path, command):
+    assert not driver(tmp_path, command, seconds=0.0).run(entries("good"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_the_command_passes_a_signal_on(tmp_path, command):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import suite, signal, time\n"
+        f"d = suite.Driver(suite.Path({str(tmp_path / 'runs')!r}),"
+        f" deadline=time.monotonic() + 60, command={command!r})\n"
+        "signal.signal(signal.SIGTERM, d.stop)\n"
+        "print(d.run([suite.Entry('slow', 'm', '0', '5', 500)]), d.failed)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True
+    )
+    table = tmp_path / "runs" / "slow-m-5-seed0" / "eval.csv"
+    while not table.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert out.endswith("False []\n")
+
+
+def read(table):
+    with table.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run_collect(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["collect.py", *map(str, arguments)])
+    collect.main()
+
+
+def test_a_population_is_collected_with_how_it_was_made(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", (0, 1), (0.25, 0.5), method="pompc")
+    table = tmp_path / "results" / "table.csv"
+    run_collect(monkeypatch, folder, tmp_path / "nothing", "--table", table)
+    rows = read(table)
+    assert len(rows) == 3 * 4
+    first = rows[0]
+    assert first | {
+        "task": "dog-run", "method": "pompc", "size": "tiny", "seed": "0",
+        "prior_weight": "0.25", "env_steps": "0", "plan_return": "0.0",
+        "seconds": "0.0", "date": "2026-11-26", "commit": "0123abc", "cores": "2",
+        "command": "planprior train dog-run", "jax": "0.10", "mujoco": "",
+    } == first  # fmt: skip
+    before = table.read_bytes()
+    run_collect(monkeypatch, folder, "--table", table)
+    assert table.read_bytes() == before
+
+
+def test_rows_of_a_run_are_replaced_and_all_others_stay(tmp_path, monkeypatch):
+    table = tmp_path / "table.csv"
+    a = write_run(tmp_path / "a", (0,), method="bmpc")
+    b = write_run(tmp_path / "b", (0,), method="pompc")
+    run_collect(monkeypatch, a, b, "--table", table)
+    longer = write_run(tmp_path / "c", (0,), method="bmpc", steps=(0, 100, 200, 300))
+    run_collect(monkeypatch, longer, "--table", table)
+    rows = read(table)
+    steps = {m: [r["env_steps"] for r in rows if r["method"] == m]
+             for m in ("bmpc", "pompc")}  # fmt: skip
+    assert steps == {"bmpc": ["0", "100", "200", "300"], "pompc": ["0", "100", "200"]}
+
+
+def test_commands_do_not_say_where_planprior_is_installed():
+    long = "/home/me/.venv/bin/python -m planprior train dog-run --seed 1"
+    assert collect.command(long) == "planprior train dog-run --seed 1"
+    assert collect.command("python my_script.py") == "python my_script.py"
+
+
+def test_the_page_of_results(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    make_results = load("make_results")
+    steps = (0, 100_000, 200_000)
+    sweep = write_run(
+        tmp_path / "s", (0, 1, 2), (0.0, 0.5, 1.0), gain=1e-6, steps=steps
+    )
+    folder = tmp_path / "results"
+    run_collect(monkeypatch, sweep, "--table", folder / "dmcontrol.csv")
+    monkeypatch.setattr(sys, "argv", ["make_results.py", "--folder", str(folder)])
+    make_results.main()
+    page = (folder / "README.md").read_text()
+    for text in (
+        *("## dog-run", "![dog-run](figures/dog-run.svg)", "| pompc w=0.5 | 200,000 |"),
+        *("BMPC [bmpc]", "| lower |", "some CPU, 2 cores"),
+        *("## Prior weight: pompc on dog-run", "| w = 0.5 | w = 0 |"),
+        *("no difference shown", "which favours it"),
+    ):
+        assert text in page, text
+    for figure in ("dog-run.svg", "sweep-dog-run-pompc.svg"):
+        assert (folder / "figures" / figure).stat().st_size < 200_000
