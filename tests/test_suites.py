@@ -23,7 +23,9 @@ def installed(suite: ModuleType) -> bool:
 
 
 def some(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Three of them, spread over the list."""
+    """Three of them, spread over the list; one where each takes a minute to compile."""
+    if "CartpoleBalance" in tasks:
+        return ("CartpoleBalance",)
     return tasks[:: max(1, len(tasks) // 3)][:3]
 
 

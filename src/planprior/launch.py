@@ -219,6 +219,7 @@ def _introduce(training: Any, start: Start | None, console: Console) -> None:
     machine = runtime.describe()
     parameters = population.num_parameters()
     _, why = choose_workers(train.num_envs, train.num_workers())
+    why = "on the device" if training.tools.pool.on_device else why
     lines = [
         f"{spec.name}: {spec.observation_dim} observations, {spec.action_dim} actions, "
         f"{spec.episode_length} decisions of {spec.action_repeat} env steps an episode",

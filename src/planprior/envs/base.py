@@ -289,10 +289,12 @@ class Pool(ABC):
     Attributes:
         spec: Sizes and lengths of every environment.
         num_envs: How many there are.
+        on_device: Whether they are JAX programs; see `device.py`.
     """
 
     spec: EnvSpec
     num_envs: int
+    on_device = False
 
     def __init__(self, spec: EnvSpec, num_envs: int) -> None:
         self.spec = spec

@@ -4,6 +4,8 @@ The function may return a `planprior.Env`, a `gymnasium.Env` or, if it has the p
 `num_envs`, a Gymnasium vector environment of so many. It is called with a seed if it
 takes one (`make_env(seed)`), or with nothing; a class serves as well. Only what it
 returns tells what it is, so that none of the packages in question is imported here.
+But a class of `device.DeviceEnv`, or a function that makes one, is known by its
+attribute `on_device`, since its environments are built all at once.
 """
 
 import importlib
@@ -28,7 +30,9 @@ def make_env(task: str, seed: int) -> Env:
         ValueError: There is no such function.
     """
     bare, options = split(task)
-    made = _call(bare, seed=seed)
+    made = call(bare, seed=seed)
+    if getattr(made, "on_device", False):
+        return importlib.import_module("planprior.envs.device").OnHost(made, seed)
     if isinstance(made, Env):
         if str(options):
             raise EnvError(
@@ -66,7 +70,7 @@ def make_vector_pool(task: str, num_envs: int, seeds: Sequence[int]) -> Pool:
         EnvError: They cannot be built, or are none.
     """
     bare, options = split(task)
-    made = _call(bare, num_envs=num_envs, seed=int(seeds[0]))
+    made = call(bare, num_envs=num_envs, seed=int(seeds[0]))
     if not vector.is_vector(made):
         raise EnvError(
             f"{bare} has the parameter num_envs, but returns {type(made).__name__}; it "
@@ -93,8 +97,22 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
         return {}
 
 
-def _call(task: str, *, seed: int, num_envs: int | None = None) -> Any:
-    """Call the function with what it takes of seed and number."""
+def makes_on_device(task: str) -> bool:
+    """Whether the function is a class of `device.DeviceEnv`, or says that it makes one.
+
+    It says so by an attribute `on_device`, which such a class has.
+    """
+    return getattr(_function(split(task)[0]), "on_device", False)
+
+
+def call(task: str, *, seed: int, num_envs: int | None = None) -> Any:
+    """Call the function with what it takes of seed and number.
+
+    Args:
+        task: `module:function`.
+        seed: Everything random in what it makes follows from this.
+        num_envs: How many environments, where it `makes_several`.
+    """
     function = _function(task)
     parameters = _parameters(function)
     given: dict[str, int] = {} if num_envs is None else {"num_envs": num_envs}

@@ -8,7 +8,7 @@ or `INSTALL` (what to do instead) where it needs one; `PREFIX` where that is not
 file's name; `SETTINGS`, settings of the agent that its papers use, by full name. The
 file is found by being there. A suite that has more tasks once its package is loaded
 offers `list_tasks()` and `find(name)` as well, and `OPTIONS` where options may follow
-its names.
+its names. Where `ON_DEVICE` is True, `make` returns a `device.DeviceEnv` instead.
 
 A task is `PREFIX:NAME`, a bare name, or `module:function` for an environment of one's
 own (see `own.py`); the present folder is searched as well.
@@ -96,7 +96,8 @@ def make_env(task: str, seed: int) -> Env:
     if suite is None:
         return own.make_env(full, seed)
     _check_installed(suite, task)
-    return suite.make(name, seed)
+    made = suite.make(name, seed)
+    return _device().OnHost(made, seed) if _on_device(suite) else made
 
 
 def task_spec(task: str) -> EnvSpec:
@@ -138,16 +139,22 @@ def make_pool(
         seed: Environment i's randomness follows from this and i, however many there
             are and wherever they run.
         workers: How many worker processes; 0 is this process. "auto" decides by
-            `choose_workers`, which also says why.
+            `choose_workers`, which also says why. Nothing to environments on the
+            device, which need none.
         timeout: Seconds one step may take in a worker.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
     full = resolve(task)
-    prefix, _ = _parts(full)
-    _check_installed(_suites().get(prefix), task)
-    if prefix not in _suites() and own.makes_several(full):
+    prefix, name = _parts(full)
+    suite = _suites().get(prefix)
+    _check_installed(suite, task)
+    if suite is None and own.makes_several(full):
         return own.make_vector_pool(full, num_envs, env_seeds(seed, num_envs))
+    if suite is None and own.makes_on_device(full):
+        return _device().DevicePool(own.call(full, seed=0), num_envs, seed)
+    if suite is not None and _on_device(suite):
+        return _device().DevicePool(suite.make(name, 0), num_envs, seed)
     make = functools.partial(make_env, full)
     count, _ = choose_workers(num_envs, workers)
     if count == 0:
@@ -198,12 +205,14 @@ def _plain(name: str) -> str:
 
 def _unknown(task: str) -> ValueError:
     """Name the nearest among bare names: a prefix would outweigh the rest."""
+    given, bare = _parts(task)
     known = {
         plain: f"{prefix}:{name}"
         for prefix, suite in _suites().items()
         for plain, name in _spellings(suite).items()
+        if given == prefix or given not in _suites()
     }
-    bare = _plain(task.rpartition(":")[2])
+    bare = _plain(bare)
     nearest = difflib.get_close_matches(bare, known, n=1, cutoff=0.0)[0]
     return ValueError(f"task {task!r} is unknown; the nearest is {known[nearest]!r}")
 
@@ -222,11 +231,18 @@ def _see_present_folder() -> None:
         sys.path.append(os.getcwd())
 
 
+def _on_device(suite: ModuleType | None) -> bool:
+    return getattr(suite, "ON_DEVICE", False)
+
+
+def _device() -> ModuleType:
+    # Late, because it needs JAX, which workers must not load.
+    return importlib.import_module("planprior.envs.device")
+
+
 def _check_installed(suite: ModuleType | None, task: str) -> None:
-    if suite is None:
-        return
     needed = getattr(suite, "REQUIRES", None)
-    if needed and importlib.util.find_spec(needed) is None:
+    if suite and needed and importlib.util.find_spec(needed) is None:
         how = getattr(suite, "INSTALL", None)
         how = how or f"run: pip install 'planprior[{suite.EXTRA}]'"
         raise ModuleNotFoundError(f"task {task!r} needs the package {needed}; {how}")

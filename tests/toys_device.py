@@ -1,0 +1,89 @@
+"""Tiny environments in JAX, for what runs on the device."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from planprior.envs.device import DeviceEnv, Reply
+from planprior.spec import EnvSpec
+
+LENGTH = 10
+BEST = 0.5
+
+
+class Aim(DeviceEnv):
+    """Reward is 1 − |a − 0.5|; the observation tells the time and the episode's draw.
+
+    The state begins with a whole number, and with a Python one, as simulators' do.
+    """
+
+    spec = EnvSpec("toys_device:Aim", 3, 1, LENGTH, action_repeat=2)
+
+    def __init__(self, seed: int = 0) -> None:
+        del seed
+
+    def reset(self, *, key):
+        draw = jax.random.uniform(key, (2,), minval=-0.1, maxval=0.1)
+        return {"steps": 0, "draw": draw}, self.observe(jnp.zeros(()), draw)
+
+    def observe(self, steps, draw):
+        return jnp.concatenate([steps[None] / LENGTH, draw])
+
+    def step(self, state, action):
+        steps = state["steps"] + 1.0
+        reward = 1.0 - jnp.abs(action[0] - BEST)
+        state = state | {"steps": steps}
+        seen = self.observe(jnp.asarray(steps, jnp.float32), state["draw"])
+        return state, Reply(seen, reward, self.ends(state), self.ends(state))
+
+    def ends(self, state):
+        return jnp.zeros((), bool)
+
+
+class Uneven(Aim):
+    """Episodes of 2 to LENGTH − 1 steps that terminate, by their draw; or of LENGTH."""
+
+    spec = EnvSpec(
+        "toys_device:Uneven", 3, 1, LENGTH, 2, can_terminate=True, has_success=True
+    )
+
+    def ends(self, state):
+        draw = state["draw"][0]
+        last = jnp.floor(2 + 50 * jnp.abs(draw) * (LENGTH - 3))
+        return (state["steps"] >= last) & (draw > 0)
+
+
+class Broken(Aim):
+    """Its reward is NaN from the sixth step on."""
+
+    spec = EnvSpec("toys_device:Broken", 3, 1, LENGTH, action_repeat=2)
+
+    def step(self, state, action):
+        state, reply = super().step(state, action)
+        reward = jnp.where(state["steps"] > 5, jnp.nan, reply.reward)
+        return state, reply._replace(reward=reward)
+
+
+class FuseState(eqx.Module):
+    """As Brax has it."""
+
+    obs: Any
+    reward: Any
+    done: Any
+
+
+class Fuse:
+    """Brax's interface: step t gives t; done after 3 steps of action 1."""
+
+    action_size = 1
+
+    def reset(self, rng):
+        del rng
+        return FuseState({"time": jnp.zeros(1), "unit": jnp.ones(2)}, 0, 0.0)
+
+    def step(self, state, action):
+        time = state.obs["time"] + 1
+        done = (time[0] * action[0] >= 3).astype(jnp.float32)
+        return FuseState({**state.obs, "time": time}, time[0], done)
