@@ -10,6 +10,7 @@ import tyro
 from planprior.commands import (
     bench,
     compare,
+    control,
     eval,
     export,
     import_,
@@ -39,6 +40,7 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "train": Command(train.Train, train.run, train.NAMES),
     "eval": Command(eval.Eval, eval.run),
+    "control": Command(control.Control, control.run),
     "export": Command(export.Export, export.run),
     "import": Command(import_.Import, import_.run),
     "list": Command(list.List, list.run),
