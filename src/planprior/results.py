@@ -447,9 +447,16 @@ def read_values(run: Run) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("seed") == run.seed]
+        rows = [row for row in csv.DictReader(file) if _is_member(row, run)]
     names = ("predicted", "achieved")
     return {n: np.array([float(row[n]) for row in rows]) for n in names} if rows else {}
+
+
+def _is_member(row: Mapping[str, str], run: Run) -> bool:
+    if row.get("seed") != run.seed:
+        return False
+    weight = float(row.get("prior_weight") or "nan")
+    return run.prior_weight is None or bool(np.isclose(weight, run.prior_weight))
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,9 @@ class Eval:
         seed: Of the first states and of what is random in planning.
         checkpoint: best (by evaluation), latest, or the environment steps of one.
         member: Which agent of a population.
+        values: Compare the planner's values with the discounted returns that come, over
+            as many episodes again; written to values.csv in the folder, from which
+            `planprior plot --kind diagnostics` draws it.
         video: Film an episode to this file (.mp4 or .gif) as well.
         json: Print one JSON object and nothing else.
     """
@@ -30,6 +33,7 @@ class Eval:
     seed: int = 0
     checkpoint: str = "best"
     member: int = 0
+    values: bool = False
     video: Path | None = None
     json: bool = False
 
@@ -42,6 +46,8 @@ def run(options: Eval) -> int:
 
     if options.episodes < 1:
         raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
+    if options.values and options.mode != "plan":
+        raise ValueError(f"mode is {options.mode!r}; values are those of plan")
     which = parse_checkpoint(options.checkpoint)
     if options.video:
         from planprior import video
@@ -60,6 +66,8 @@ def run(options: Eval) -> int:
         )
     assert scores is not None
     told = summary(scores)
+    if options.values:
+        told |= _values(agent, options)
     if options.video:
         told["video"] = str(_film(agent, options))
     shown = ("task", "method", "size", "seed", "prior_weight", "step")
@@ -99,8 +107,26 @@ def _tell(told: dict[str, Any], options: Eval) -> None:
         console.print(f"success at the end of an episode: {told['success']:.0%}")
     returns = "  ".join(f"{x:.1f}" for x in told["returns"])
     console.print(f"returns: {returns}", soft_wrap=True)
+    if "values" in told:
+        console.print(
+            f"planner's value: {told['value_predicted']:.4g} predicted, "
+            f"{told['value_achieved']:.4g} came "
+            f"({told['value_overestimation']:+.4g}); {told['values']}",
+            soft_wrap=True,
+        )
     if "video" in told:
         console.print(f"film: {told['video']}", soft_wrap=True)
+
+
+def _values(agent: Any, options: Eval) -> dict[str, Any]:
+    from planprior import calibration
+    from planprior.envs.registry import make_pool
+
+    with make_pool(agent.info["task"], options.episodes, options.seed) as pool:
+        found = calibration.calibrate(agent, pool, options.seed)
+    about = {name: agent.info[name] for name in ("step", "seed", "prior_weight")}
+    path = calibration.write(options.run / "values.csv", found, about)
+    return {"values": str(path)} | calibration.summary(found)
 
 
 def _film(agent: Any, options: Eval) -> Path:
