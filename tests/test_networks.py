@@ -1,0 +1,153 @@
+"""Networks: shapes of the papers, and how they start."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import SMALL, close, method, same, setup
+from planprior import agent, methods, nets
+from planprior.config import Config
+from planprior.spec import EnvSpec
+from planprior.world_model import init_world_model
+
+DOG = EnvSpec("dog", 223, 38, 500)
+few = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def count(*trees) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(trees))
+
+
+def trained(name: str, size: str) -> int:
+    """Parameters that are trained; nothing is allocated."""
+    config, hypers = methods.make(name, DOG, size)
+    state = jax.eval_shape(
+        lambda key: agent.init(DOG, config, hypers, key=key), jax.random.key(0)
+    )
+    assert count(state.target_heads) == count(state.model.value_heads)
+    return count(state.model, state.policy, state.prior)
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [
+        ("1", 1_339_387),
+        ("5", 5_159_082),
+        ("19", 18_561_194),
+        ("48", 48_081_066),
+        ("317", 314_983_449),
+    ],
+)
+def test_sizes_are_those_of_tdmpc2(size, parameters):
+    assert trained("tdmpc2", size) == parameters
+
+
+def test_other_methods_sizes():
+    """BMPC has two V heads; a learned prior is one more policy network."""
+    assert trained("bmpc", "5") == 3_324_283
+    assert trained("pompc", "5") == 5_159_082 + 566_348
+
+
+@few
+@given(st.lists(st.floats(-60, 60, width=32), min_size=16, max_size=16))
+def test_groups_of_a_latent_sum_to_one(values):
+    z = nets.simnorm(jnp.asarray(values, jnp.float32), 4)
+    close(z.reshape(4, 4).sum(1), np.ones(4))
+    assert (z >= 0).all()
+
+
+def test_latents_lie_on_simplices():
+    s = setup(*method("pompc"))
+    z = s.state.model.encode(100 * s.batch.observation[0, 0])
+    after = s.state.model.next(z, s.batch.action[0, 0])
+    for latent in (z, after):
+        close(latent.reshape(-1, 8).sum(1), np.ones(2))
+
+
+WIDE = Config(network=dataclasses.replace(SMALL, mlp_dim=128, latent_dim=64))
+
+
+def fresh(config: Config):
+    return init_world_model(5, 2, config, key=jax.random.key(3))
+
+
+@pytest.mark.parametrize("kind", ["q", "v"])
+def test_heads_start_as_they_should(kind):
+    """Normal of std 0.02, no bias, last layer zero, and no two alike (pitfall P1)."""
+    critic = dataclasses.replace(WIDE.critic, kind=kind)
+    model = fresh(dataclasses.replace(WIDE, critic=critic))
+    heads = model.value_heads
+    assert heads.hidden[0].linear.weight.shape == (5, 64 + 2 * (kind == "q"), 128)
+    for layer in heads.hidden:
+        weight = np.asarray(layer.linear.weight)
+        for head in weight:
+            assert head.std() == pytest.approx(0.02, rel=0.05)
+            assert abs(head.mean()) < 1e-3
+        assert len({float(head.sum()) for head in weight}) == 5
+        assert not layer.linear.bias.any() and not layer.shift.any()
+        assert (layer.scale == 1).all()
+    assert not heads.last.weight.any() and not heads.last.bias.any()
+    z = model.encode(jnp.ones(5))
+    close(model.values(z, jnp.ones(2)), np.zeros(5))
+    close(model.reward(z, jnp.ones(2)), 0.0)
+
+
+def test_published_heads_start_as_they_did():
+    """Uniform in ±1/√in, biases too; the last weight zero, so values are not 0."""
+    critic = dataclasses.replace(WIDE.critic, init="published")
+    model, correct = fresh(dataclasses.replace(WIDE, critic=critic)), fresh(WIDE)
+    heads = model.value_heads
+    layers = [(heads.hidden[0].linear, 66), (heads.hidden[1].linear, 128)]
+    for linear, inputs in [*layers, (heads.last, 128)]:
+        bound = inputs**-0.5
+        assert 0.9 * bound < np.abs(linear.bias).max() <= bound
+    for linear, inputs in layers:
+        assert np.abs(linear.weight).max() <= inputs**-0.5
+        assert np.std(linear.weight) == pytest.approx((3 * inputs) ** -0.5, rel=0.05)
+        assert len({float(head.sum()) for head in linear.weight}) == 5
+    assert not heads.last.weight.any()
+    values = model.values(model.encode(jnp.ones(5)), jnp.ones(2))
+    assert len(set(map(float, values))) == 5
+    # Nothing else is drawn differently.
+    for part in ("encoder", "dynamics", "reward_head"):
+        same(getattr(model, part), getattr(correct, part))
+
+
+def test_everything_else_starts_normal():
+    config = dataclasses.replace(WIDE, terminations="learned")
+    s = setup(dataclasses.replace(config, batch_size=4), method("tdmpc2")[1])
+    policy, model = s.state.policy, s.state.model
+    assert model.termination_head is not None
+    linears = [policy.net.hidden[1].linear, model.dynamics.layers[1].linear]
+    for linear in [*linears, model.termination_head.hidden[0].linear]:
+        assert np.std(linear.weight) == pytest.approx(0.02, rel=0.06)
+        assert not linear.bias.any()
+    assert policy.net.last.weight.any()
+    assert model.termination_head.last.weight.any()
+
+
+def test_parts_of_an_input_are_its_concatenation():
+    layer = nets.Linear.init(5, 3, key=jax.random.key(0))
+    x = jnp.arange(5.0)
+    close(layer(x[:2], x[2:]), layer(x))
+
+
+def test_dropout_masks():
+    """Zero or 1/(1 − p), of mean 1, and different for each head."""
+    mask = nets.dropout_mask((5, 4000), 0.25, key=jax.random.key(1))
+    assert mask is not None
+    np.testing.assert_allclose(np.unique(mask), [0.0, 4 / 3], rtol=1e-6)
+    assert float(mask.mean()) == pytest.approx(1, abs=0.02)
+    assert len({tuple(row) for row in np.asarray(mask).tolist()}) == 5
+    assert nets.dropout_mask((3,), 0.0, key=jax.random.key(2)) is None
+    # It comes before the LayerNorm, which a common factor does not change.
+    net = nets.MLP.init(4, [8], 2, key=jax.random.key(3))
+    plain = net(jnp.arange(4.0))
+    close(net(jnp.arange(4.0), dropout=jnp.full(8, 4 / 3)), plain, rtol=1e-3)
+    half = net(jnp.arange(4.0), dropout=jnp.arange(8.0) % 2)
+    assert not np.allclose(half, plain)
