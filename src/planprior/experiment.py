@@ -59,6 +59,8 @@ class TrainConfig(Checked):
         save_minutes: Minutes between checkpoints, beside those at evaluations.
         tensorboard: Write event files for TensorBoard too.
         wandb: Send curves to this Weights & Biases project too.
+        init_from: Begin with the networks of this agent (a run or an agent's folder),
+            as far as they fit.
         settings: Any other settings of the agent, by name.
     """
 
@@ -83,6 +85,7 @@ class TrainConfig(Checked):
     save_minutes: float = 10.0
     tensorboard: bool = False
     wandb: str = ""
+    init_from: str | None = None
     settings: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

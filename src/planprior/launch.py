@@ -77,6 +77,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
             _introduce(training, start, console)
             if start is not None:
                 training.restore(start.step, start.counters)
+            elif config.init_from:
+                _begin_from(config.init_from, training, console)
             finished = training.run()
         if not finished:
             console.print(
@@ -200,6 +202,18 @@ def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
         **{name: stored[name] for name in ("format", "spec", "agent", "hypers")},
         "versions": runtime.versions(),
     }
+
+
+def _begin_from(path: str, training: Any, console: Console) -> None:
+    """Give a fresh training the networks of another agent, and say how far they fit."""
+    from planprior import starting
+    from planprior.acting import Agent
+
+    source = Agent.load(path)
+    here, there = training.population.config.network, source.config.network
+    starting.check_sizes(here, there, path)
+    training.agents, taken = starting.take(training.agents, source)
+    console.print(f"from {path}: {taken.sentence()}", soft_wrap=True, markup=False)
 
 
 def _check_memory(needed: int) -> None:
