@@ -52,7 +52,7 @@ SOURCES = {
         "licence": "MIT",
         "conversion": "none; its steps include action repeat (its issue 45 says so)",
         "caveats": [
-            caveat("action repeat 2, 3 seeds", benchmark="dmcontrol*"),
+            caveat("action repeat 2", benchmark="dmcontrol*"),
             caveat(
                 "action repeat 2 (100 decisions per episode); success is that of the "
                 "last step",

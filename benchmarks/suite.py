@@ -175,7 +175,8 @@ class Driver:
                 return False
             if status:
                 self.failed.append(entry.name)
-                print(f"{say}: failed with status {status}", flush=True)
+                log = self.folder / f"{entry.name}.log"
+                print(f"{say}: failed with status {status}; see {log}", flush=True)
         return not self.failed
 
     def _over(self) -> bool:

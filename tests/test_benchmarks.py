@@ -92,7 +92,8 @@ def test_finished_runs_are_skipped_and_failures_do_not_stop_the_others(
     first = driver(tmp_path, command)
     assert not first.run(entries("bad", "good"))
     assert first.failed == ["bad-bmpc-5-seed0-2"]
-    assert "failed with status 3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "failed with status 3; see " in said and "bad-bmpc-5-seed0-2.log" in said
     assert driver(tmp_path, command).run(entries("good"))
     assert capsys.readouterr().out == "[1/1] good-bmpc-5-seed0-2: done\n"
 

@@ -530,8 +530,12 @@ PANELS = (
         log=True,
     ),
     Panel(
-        "values on the replay",
-        {"value": "predicted", "target": "target", "plan_value": "planner's estimate"},
+        "values",
+        {
+            "value": "of the replay",
+            "target": "their targets",
+            "plan_value": "the planner's, here and now",
+        },
     ),
     Panel(
         "losses",
