@@ -82,10 +82,20 @@ def test_the_command_drives_and_compares(tmp_path, monkeypatch, capsys):
     assert sum(told["sources"].values()) == told["actions"]
     assert len(told["returns"]) == len(told["untimed_returns"])
     assert told["error"] is None
-    control.tell(told, as_json=False)
+    control.tell(told)
     out = capsys.readouterr().out
     assert "toys:aim at 100 Hz" in out and "missed deadlines" in out
     assert "observation to plan" in out and "policy at the start" in out
+
+
+def test_budgets_are_a_grid_of_rates(monkeypatch, capsys):
+    grid = ["--budgets", "--samples", 8, "--iterations", 1, 2, "--episodes", 0]
+    status, out, _ = run(monkeypatch, capsys, "control", KEPT, *grid, "--json")
+    rows = json.loads(out)["budgets"]
+    assert status == 0
+    assert [(r["samples"], r["iterations"]) for r in rows] == [(8, 1), (8, 2)]
+    assert rows[0]["hz"] > rows[1]["hz"] > 0
+    assert [r["return"] for r in rows] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +103,10 @@ def test_the_command_drives_and_compares(tmp_path, monkeypatch, capsys):
     [
         (["--seconds", "0"], "seconds is 0.0; it must be above 0"),
         (["--hz", "0"], "hz is 0.0; it must be above 0"),
+        (
+            ["--budgets", "--samples", "2"],
+            "num_elites is 4; it must be at most num_samp",
+        ),
         (["--checkpoint", "last"], "it must be best, latest or a number"),
     ],
 )

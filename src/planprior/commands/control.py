@@ -23,6 +23,11 @@ class Control:
         checkpoint: best (by evaluation), latest, or the environment steps of one.
         member: Which agent of a population.
         compare: Play the same episodes without a clock too, which takes a while.
+        budgets: Instead, measure the rates that this machine sustains for a grid of
+            planner sizes, and the return each keeps.
+        samples: Of that grid: samples per iteration.
+        iterations: Of that grid: iterations.
+        episodes: Of that grid: episodes per size; 0 leaves returns out.
         json: Print one JSON object and nothing else.
     """
 
@@ -34,6 +39,10 @@ class Control:
     checkpoint: str = "best"
     member: int = 0
     compare: bool = True
+    budgets: bool = False
+    samples: tuple[int, ...] = (64, 128, 256, 512)
+    iterations: tuple[int, ...] = (1, 2, 3, 6)
+    episodes: int = 1
     json: bool = False
 
 
@@ -42,9 +51,7 @@ def run(options: Control) -> int:
     from planprior import runtime
     from planprior.acting import Agent
     from planprior.commands.eval import parse_checkpoint
-    from planprior.controller import Controller
     from planprior.envs.registry import make_env
-    from planprior.realtime import drive, untimed
 
     if not options.seconds > 0:
         raise ValueError(f"seconds is {options.seconds}; it must be above 0")
@@ -59,36 +66,66 @@ def run(options: Control) -> int:
         )
     env = make_env(agent.info["task"], options.seed)
     try:
-        hz = 1 / env.step_seconds if options.hz is None else options.hz
-        with Controller(
-            agent, hz, max_rate=options.max_rate, seed=options.seed
-        ) as controller:
-            driven = drive(controller, env, seconds=options.seconds, seed=options.seed)
-            told = controller.report()
-        told |= {
-            "task": agent.info["task"],
-            "hz": hz,
-            "real_time": hz * env.step_seconds,
-            "seconds": driven.seconds,
-            "lateness_ms": driven.lateness.summary(),
-            "returns": driven.returns,
-            "untimed_returns": untimed(
-                agent, env, episodes=len(driven.returns), seed=options.seed
-            )
-            if options.compare
-            else [],
-        }
+        told = _budgets(agent, env, options) if options.budgets else None
+        told = told or _driven(agent, env, options)
     finally:
         env.close()
-    tell(told, as_json=options.json)
+    if options.json:
+        print(json.dumps(told))
+    elif options.budgets:
+        _tell_budgets(told)
+    else:
+        tell(told)
     return 0
 
 
-def tell(told: dict[str, Any], *, as_json: bool) -> None:
+def _driven(agent: Any, env: Any, options: Control) -> dict[str, Any]:
+    from planprior.controller import Controller
+    from planprior.realtime import drive, untimed
+
+    hz = 1 / env.step_seconds if options.hz is None else options.hz
+    limits = {"max_rate": options.max_rate, "seed": options.seed}
+    with Controller(agent, hz, **limits) as controller:
+        driven = drive(controller, env, seconds=options.seconds, seed=options.seed)
+        told = controller.report()
+    count = len(driven.returns) if options.compare else 0
+    return told | {
+        "task": agent.info["task"],
+        "hz": hz,
+        "real_time": hz * env.step_seconds,
+        "seconds": driven.seconds,
+        "lateness_ms": driven.lateness.summary(),
+        "returns": driven.returns,
+        "untimed_returns": untimed(agent, env, episodes=count, seed=options.seed),
+    }
+
+
+def _budgets(agent: Any, env: Any, options: Control) -> dict[str, Any]:
+    from planprior.control_budgets import budgets, row
+
+    found = budgets(
+        agent, env, samples=options.samples, iterations=options.iterations,
+        episodes=options.episodes, seed=options.seed,
+    )  # fmt: skip
+    named = {name: agent.info[name] for name in ("task", "method", "size")}
+    return named | {"budgets": [row(one) for one in found]}
+
+
+def _tell_budgets(told: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(f"{told['task']}, {told['method']}, size {told['size']}")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("samples", "iterations", "ms a plan", "Hz sustained", "return"):
+        table.add_column(column, justify="right")
+    for one in told["budgets"]:
+        kept = "" if one["return"] is None else f"{one['return']:.1f}"
+        numbers = (f"{one['milliseconds']:.2f}", f"{one['hz']:.0f}", kept)
+        table.add_row(str(one["samples"]), str(one["iterations"]), *numbers)
+    console.print(table)
+
+
+def tell(told: dict[str, Any]) -> None:
     """Print what happened."""
-    if as_json:
-        print(json.dumps(told))
-        return
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"{told['task']} at {told['hz']:g} Hz for {told['seconds']:.1f} s "
