@@ -67,6 +67,62 @@ class Brief(Aim):
         return super().step(action)._replace(terminated=self.steps >= 2)
 
 
+class Ladder(Env):
+    """Pays more from step to step; the k-th one built lasts 4 + k, then terminates.
+
+    The observation tells all: which one, the step, what is left; faintly the episode.
+    """
+
+    spec = EnvSpec("toys:ladder", 4, 1, LENGTH, can_terminate=True)
+    built = 0
+
+    def __init__(self, seed: int) -> None:
+        self.which = Ladder.built
+        Ladder.built += 1
+        self.steps, self.episode = 0, -1
+
+    @property
+    def length(self) -> int:
+        return 4 + self.which
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        self.episode = 0 if seed is not None else self.episode + 1
+        self.steps = 0
+        return self._observe()
+
+    def step(self, action: np.ndarray) -> Outcome:
+        self.steps += 1
+        return Outcome(self._observe(), self.steps, self.steps >= self.length, False)
+
+    def _observe(self) -> np.ndarray:
+        return ladder_state(self.which, self.steps, self.length, self.episode)
+
+
+def ladder_state(which: int, steps: int, length: int, episode: int = 0) -> np.ndarray:
+    left = length - steps
+    return np.array([which / 2, steps / 2, left / 2, episode / 2**12], np.float32)
+
+
+class Snake(Ladder):
+    """Its lengths change from episode to episode; every other one is truncated.
+
+    It pays what it shows and is told.
+    """
+
+    spec = EnvSpec("toys:snake", 4, 1, LENGTH, can_terminate=True)
+
+    @property
+    def length(self) -> int:
+        return 4 + (3 * self.episode + self.which) % 5
+
+    def step(self, action: np.ndarray) -> Outcome:
+        outcome = super().step(action)
+        cut = outcome.terminated and self.episode % 2 == 1
+        reward = 100 * self.which + 10 * self.steps + float(action[0])
+        return Outcome(outcome.observation, reward, outcome.terminated and not cut, cut)
+
+
+ladder, snake = Ladder, Snake
 aim, uneven, broken, brief = Aim, Uneven, Broken, Brief
 
 TINY = {

@@ -9,8 +9,10 @@ import tyro
 
 from planprior.commands import (
     bench,
+    check_env,
     compare,
     control,
+    doctor,
     eval,
     export,
     import_,
@@ -44,6 +46,8 @@ COMMANDS: Mapping[str, Command] = {
     "export": Command(export.Export, export.run),
     "import": Command(import_.Import, import_.run),
     "list": Command(list.List, list.run),
+    "check-env": Command(check_env.CheckEnv, check_env.run),
+    "doctor": Command(doctor.Doctor, doctor.run),
     "bench": Command(bench.Bench, bench.run, bench.NAMES),
     "compare": Command(compare.Compare, compare.run),
     "plot": Command(plot.Plot, plot.run),

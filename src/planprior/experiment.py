@@ -176,8 +176,12 @@ def resolve(
     own = settings.parse(train.settings)
     config, hypers = settings.apply(config, hypers, {**proposed, **own})
     decisions = math.ceil(train.steps / spec.action_repeat)
-    # An episode of T decisions has T + 1 rows.
-    rows = math.ceil(decisions * (1 + 1 / spec.episode_length)) + 2 * train.num_envs
+    # An episode of T decisions has T + 1 rows, and a few more where it terminates: then
+    # it may be far shorter than the limit, though hardly shorter than a slice.
+    extra = 1 / spec.episode_length
+    if spec.can_terminate:
+        extra = config.horizon / (config.horizon + 1)
+    rows = math.ceil(decisions * (1 + extra)) + 2 * train.num_envs
     least = train.num_envs * (config.horizon + 1)
     every = train.eval_every or max(10_000, train.steps // 20)
     return Experiment(

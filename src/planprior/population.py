@@ -8,6 +8,7 @@ Randomness is counter-based: key = fold_in(fold_in(member's key, purpose), count
 key is ever stored, and a training that resumes needs none.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -346,7 +347,24 @@ class Population:
         )
         add = jax.vmap(rows.add)
         replay = add(replay, row, seen.acted)
+        for _ in range(self.rows_after_end):
+            replay = add(replay, self._still_rows(seen.observation), seen.terminated)
         return add(replay, self._first_rows(seen.reset_observation), seen.begun)
+
+    @property
+    def rows_after_end(self) -> int:
+        """Rows in which a terminal state stays as it is, for nothing.
+
+        Without them no slice begins in the last H − 1 states before an end: the encoder
+        would never be trained on them, nor the value of an end be learned to be 0.
+        """
+        learned = self.config.terminations == "learned" and self.spec.can_terminate
+        return self.config.horizon - 1 if learned else 0
+
+    def _still_rows(self, observation: Float[Array, "P E O"]) -> Transition:
+        row = self._first_rows(observation)
+        always = jnp.ones(observation.shape[:2], bool)
+        return dataclasses.replace(row, terminated=always, first=~always)
 
     # --- Learning ---------------------------------------------------------------------
 

@@ -32,7 +32,17 @@ from planprior.spec import EnvSpec
 
 # Files of this folder that are no suites; `probe` and `device` step on the device.
 _OTHERS = {
-    *("base", "device", "options", "own", "probe", "process", "registry", "spaces"),
+    *(
+        "base",
+        "check",
+        "device",
+        "options",
+        "own",
+        "probe",
+        "process",
+        "registry",
+        "spaces",
+    ),
     *("vector", "worker"),
 }
 
