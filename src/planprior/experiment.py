@@ -211,7 +211,7 @@ def _seed_decisions(train: TrainConfig, spec: EnvSpec) -> int:
 
 
 def _default_folder(train: TrainConfig, spec: EnvSpec, size: str) -> str:
-    task = spec.name.rpartition(":")[2]
+    task = spec.name.rpartition(":")[2].replace("/", "-")
     weight = _prior_weight(train)
     shown = "" if weight is None else f"-w{weight:g}"
     return f"runs/{task}-{train.method}{shown}-{size}-seed{train.seed}"
