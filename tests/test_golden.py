@@ -317,7 +317,7 @@ def parts(golden: Loaded, when: str):
     }
 
 
-def test_parameters_after_one_update(golden: Loaded):
+def test_parameters_after_one_update(golden: Loaded, record_property):
     """All of them, except where Adam's first step only shows the sign of rounding.
 
     That step is −rate · g/(|g| + eps): full-size however small g is. So weights are
@@ -351,7 +351,9 @@ def test_parameters_after_one_update(golden: Loaded):
             )  # fmt: skip
             # The others still cannot be off by more than the two signs of a step.
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=6.1e-4)
-    print(f"{golden.name}: {left_out} of {total} weights left out, gradient too small")
+    # Shown at the end of the tests; see `conftest.py`.
+    told = f"{golden.name}: {left_out} of {total} weights left out of the comparison"
+    record_property("note", f"{told} after an update, their gradient being rounding")
     assert left_out < 0.1 * total
 
 
