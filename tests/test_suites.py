@@ -137,3 +137,8 @@ def test_a_missing_package_comes_with_the_command(prefix, monkeypatch):
 def test_what_a_suite_proposes_are_settings(prefix):
     proposed = registry.proposed_settings(f"{prefix}:{SUITES[prefix].TASKS[0]}")
     assert settings.parse(proposed) == proposed
+
+
+def test_humanoid_bench_goes_by_its_papers():
+    assert registry.proposed_settings("h1hand-walk-v0") == {"terminations": "bootstrap"}
+    assert registry.proposed_settings("walker-walk") == {}
