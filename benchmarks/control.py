@@ -26,8 +26,10 @@ def burn() -> None:
 
 
 def busy(stack: ExitStack, count: int) -> None:
+    # JAX has threads by now, which a fork would not survive.
+    context = multiprocessing.get_context("spawn")
     for _ in range(count):
-        process = multiprocessing.Process(target=burn, daemon=True)
+        process = context.Process(target=burn, daemon=True)
         process.start()
         stack.callback(process.kill)
 
