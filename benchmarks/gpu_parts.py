@@ -212,8 +212,9 @@ def compile_all(
             if time.perf_counter() > end - 60:
                 print(f"out of time before {variant}")
                 break
-            subject = build(variant, size)
-            pending[variant] = subject, pool.submit(subject.compile)
+            with attempting(str(variant)):
+                subject = build(variant, size)
+                pending[variant] = subject, pool.submit(subject.compile)
     built = {}
     for variant, (subject, future) in pending.items():
         error = future.exception()
@@ -358,6 +359,15 @@ def _outputs(size: str, precision: str, double: bool) -> dict[str, np.ndarray]:
     return {"values": np.asarray(value, np.float64), "gradient": flat.astype(float)}
 
 
+@contextlib.contextmanager
+def attempting(what: str):
+    """Say what failed, and go on: the rest is worth having."""
+    try:
+        yield
+    except Exception as error:
+        print(f"{what}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=240.0)
@@ -377,16 +387,13 @@ def main() -> None:
 
     report["peak"] = peaks()
     precisions = list(report["peak"])
-    report["errors"] = errors(options.size, precisions)
+    with attempting("errors"):
+        report["errors"] = errors(options.size, precisions)
     for members in sorted({1, max(n for n in options.members if n <= 8)}):
-        name = f"P={members}"
-        try:
-            report[f"profile {name}"] = found = look(
-                members, options.size, options.trace
-            )
-            show_profile(name, found)
-        except Exception as error:
-            print(f"{name} was not profiled: {error}")
+        with attempting(f"profile of P={members}"):
+            found = look(members, options.size, options.trace)
+            report[f"profile P={members}"] = found
+            show_profile(f"P={members}", found)
         write()
     built = compile_all(variants(options.members, precisions), options.size, end)
     taken = time_in_turns(built, options.repeats, end)
