@@ -171,8 +171,13 @@ def apply_heads(
 ) -> Float[Array, "Q out"]:
     """Apply stacked heads to one input.
 
-    A loop, not a `vmap`: as one batched product the heads were 8 % slower on CPUs.
+    One batched product per layer on accelerators, where what costs is how many products
+    are launched. On CPUs a loop, which was 8 % faster there.
     """
+    if jax.default_backend() != "cpu":
+        if dropout is None:
+            return jax.vmap(lambda head: head(*parts))(heads)
+        return jax.vmap(lambda head, mask: head(*parts, dropout=mask))(heads, dropout)
     masks = [None] * len(heads.last.bias) if dropout is None else list(dropout)
     return jnp.stack(
         [take(heads, i)(*parts, dropout=mask) for i, mask in enumerate(masks)]
