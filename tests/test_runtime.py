@@ -104,6 +104,11 @@ def test_a_memory_fraction_under_its_old_name_is_left_alone() -> None:
     assert found["fraction"] is None
 
 
+def test_three_products_are_float32_where_there_is_no_gpu() -> None:
+    script = CONFIGURE.format(arguments="precision='tensorfloat32_x3'", after="")
+    assert run_script(script)["precision"] == "float32"
+
+
 def test_impossible_settings_are_named() -> None:
     with pytest.raises(
         ValueError, match="precision is 'exact'; it must be one of floa"
