@@ -2,19 +2,25 @@
 
     python benchmarks/gpu_parts.py --seconds 240 --json parts.json
 
-Each variant is a population of so many members, built in one way. All are compiled
-first, then timed in turns. What a variant changes is changed here, from outside: the
-library itself has one way to do each thing.
+Each variant is a population of so many members, built in one way. What a variant
+changes is changed here, from outside: the library itself has one way to do each thing.
+Variants come in groups, the most telling first. Those of a group are compiled side by
+side and timed in turns, before the next group begins; what is not compiled in time is
+named and left behind.
 
-The last part compares precisions with float64: how far one plan's values and one
-update's gradients are from it.
+With --errors, precisions are compared with float64 first: how far one plan's values and
+one update's gradients are from it. With --profile, kernels are counted by the profiler.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import json
+import os
+import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +34,17 @@ from planprior import agent, benchmark, experiment, nets, population, runtime
 from planprior.flops import plan_flops, update_flops
 from planprior.spec import EnvSpec
 
+START = time.perf_counter()
 DOG = EnvSpec("dm_control:dog-run", 223, 38, 500, action_repeat=2)
 PRECISIONS = (
     *("float32", "tensorfloat32", "bfloat16"),
     *("TF32_TF32_F32_X3", "BF16_BF16_F32_X3", "BF16_BF16_F32_X6"),
 )
+
+
+def say(what: str) -> None:
+    """Print with the seconds since the start."""
+    print(f"[{time.perf_counter() - START:6.1f} s] {what}", flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +110,10 @@ def built_as(variant: Variant):
         population.map_members = lambda f, num_members: mapping(f)
     if variant.iterations == "unrolled":
         jax.lax.scan = functools.partial(saved[2], unroll=True)
-    jax.config.update("jax_default_matmul_precision", variant.precision)
     try:
         yield
     finally:
         nets.apply_heads, population.map_members, jax.lax.scan = saved
-        jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def train_config(variant: Variant, size: str) -> experiment.Experiment:
@@ -112,35 +122,51 @@ def train_config(variant: Variant, size: str) -> experiment.Experiment:
     return experiment.resolve(train, DOG, accelerator=True)
 
 
+TRACING = threading.Lock()
+"""What a variant changes while it is traced is changed for everybody."""
+
+
 def build(variant: Variant, size: str) -> benchmark.Subject:
-    """Trace a variant's programs, in one thread; compiling may take several."""
-    with built_as(variant):
-        return benchmark.Subject(
+    """Build a variant, trace it and compile it; several may be built at once."""
+    with jax.default_matmul_precision(variant.precision):
+        subject = benchmark.Subject(
             train_config(variant, size), variant.members, variant.updates
         )
+        with TRACING, built_as(variant):
+            lowered = subject.lower()
+        say(f"traced {variant}")
+        subject.compile(lowered)
+    say(f"compiled {variant}")
+    return subject
 
 
-def variants(counts: list[int], precisions: list[str]) -> list[Variant]:
-    """What is compared: the most telling first, in case time runs out."""
+def groups(counts: list[int], precisions: list[str]) -> list[list[Variant]]:
+    """What is compared, in groups."""
     most = max(n for n in counts if n <= 8)
-    found = [Variant(members=n) for n in counts]
-    for precision in precisions[1:]:
-        found += [Variant(members=n, precision=precision) for n in sorted({1, most})]
-    found += [Variant(members=n, heads="batched") for n in sorted({1, most})]
-    found += [Variant(members=n, heads="loop") for n in sorted({1, most})]
-    found += [
-        Variant(updates=4),
-        Variant(updates=16),
-        Variant(members=most, updates=4),
-        Variant(members=most, mapping="loop"),
-        Variant(iterations="unrolled"),
-        Variant(members=most, iterations="unrolled"),
-        Variant(method="bmpc"),
-        Variant(members=most, method="bmpc"),
-        Variant(method="pompc"),
-        Variant(members=most, method="pompc"),
+    ends = sorted({1, most})
+    exact = "TF32_TF32_F32_X3" if "TF32_TF32_F32_X3" in precisions else "float32"
+    first = [Variant(members=n, precision=p) for p in ("float32", exact) for n in ends]
+    first += [Variant(members=n, precision="tensorfloat32") for n in ends]
+    between = [Variant(members=n, precision=exact) for n in counts if n not in ends]
+    others = [
+        Variant(members=n, precision=exact, method=method)
+        for method in ("bmpc", "pompc")
+        for n in ends
     ]
-    return list(dict.fromkeys(found))
+    ways = [
+        Variant(members=n, precision=exact, **way)
+        for way in (
+            {"heads": "batched"},
+            {"heads": "loop"},
+            {"iterations": "unrolled"},
+            {"updates": 8},
+        )
+        for n in ends
+    ]
+    ways.append(Variant(members=most, precision=exact, mapping="loop"))
+    parts = [first, between, ways, others]
+    seen: set[Variant] = set()
+    return [[v for v in p if not (v in seen or seen.add(v))] for p in parts]
 
 
 def time_in_turns(
@@ -202,26 +228,15 @@ def show(row: dict) -> None:
     )
 
 
-def compile_all(
-    wanted: list[Variant], size: str, end: float
+def compile_group(
+    wanted: list[Variant], size: str, pool: ThreadPoolExecutor, end: float
 ) -> dict[Variant, benchmark.Subject]:
-    """Trace in turn and compile beside; what fails is named and left out."""
-    pending = {}
-    with ThreadPoolExecutor(max(1, runtime.cpu_cores() - 2)) as pool:
-        for variant in wanted:
-            if time.perf_counter() > end - 60:
-                print(f"out of time before {variant}")
-                break
-            with attempting(str(variant)):
-                subject = build(variant, size)
-                pending[variant] = subject, pool.submit(subject.compile)
+    """Build the variants of a group beside one another; what fails is named."""
+    pending = {variant: pool.submit(build, variant, size) for variant in wanted}
     built = {}
-    for variant, (subject, future) in pending.items():
-        error = future.exception()
-        if error is None:
-            built[variant] = subject
-        else:
-            print(f"{variant}: {type(error).__name__}: {str(error)[:200]}")
+    for variant, future in pending.items():
+        with attempting(str(variant)):
+            built[variant] = future.result(max(1.0, end - time.perf_counter()))
     return built
 
 
@@ -243,7 +258,6 @@ def profile(subject: benchmark.Subject, folder: Path, repeats: int = 5) -> dict:
 def look(members: int, size: str, folder: Path) -> dict:
     """Profile the plain variant with so many members."""
     subject = build(Variant(members=members), size)
-    subject.compile()
     for part in benchmark.PARTS:
         subject.run(part)
     return profile(subject, folder / str(members))
@@ -287,11 +301,11 @@ def peaks() -> dict[str, float]:
     for precision in PRECISIONS:
         try:
             with jax.default_matmul_precision(precision):
-                found[precision] = benchmark.matmul_peak(seconds=1.0)
+                found[precision] = benchmark.matmul_peak(seconds=0.4)
         except ValueError as error:
             print(f"{precision}: {error}")
             continue
-        print(f"matmul peak {precision}: {found[precision] / 1e12:.2f} TFLOP/s")
+        say(f"matmul peak {precision}: {found[precision] / 1e12:.2f} TFLOP/s")
     return found
 
 
@@ -375,34 +389,40 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--size", default="5")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--trace", type=Path, default=Path("/tmp/planprior-trace"))
+    parser.add_argument("--errors", action="store_true")
+    parser.add_argument("--profile", type=Path, help="a folder for its traces")
     options = parser.parse_args()
+    faulthandler.dump_traceback_later(options.seconds + 20, exit=True)
     runtime.configure(compilation_cache=False)
-    end = time.perf_counter() + options.seconds
-    report: dict = {"machine": runtime.describe(), "rows": [], "peak": {}}
-
-    def write() -> None:
-        if options.json:
-            options.json.write_text(json.dumps(report))
-
+    end = START + options.seconds
+    report: dict = {"machine": runtime.describe(), "rows": []}
     report["peak"] = peaks()
     precisions = list(report["peak"])
-    with attempting("errors"):
+    if options.errors:
         report["errors"] = errors(options.size, precisions)
-    for members in sorted({1, max(n for n in options.members if n <= 8)}):
-        with attempting(f"profile of P={members}"):
-            found = look(members, options.size, options.trace)
-            report[f"profile P={members}"] = found
-            show_profile(f"P={members}", found)
-        write()
-    built = compile_all(variants(options.members, precisions), options.size, end)
-    taken = time_in_turns(built, options.repeats, end)
-    for variant, subject in built.items():
-        row = row_of(variant, subject, taken[variant])
-        report["rows"].append(row)
-        show(row)
-    report["peak_bytes"] = benchmark.peak_bytes()
-    write()
+    # Never waited for: a compilation cannot be stopped.
+    pool = ThreadPoolExecutor(max(1, runtime.cpu_cores() - 2))
+    for group in filter(None, groups(options.members, precisions)):
+        if time.perf_counter() > end - 30:
+            say(f"out of time before {group[0]}")
+            break
+        built = compile_group(group, options.size, pool, end)
+        say(f"timing {len(built)} variants")
+        taken = time_in_turns(built, options.repeats, end)
+        for variant, subject in built.items():
+            row = row_of(variant, subject, taken[variant])
+            report["rows"].append(row)
+            show(row)
+        report["peak_bytes"] = benchmark.peak_bytes()
+        if options.json:
+            options.json.write_text(json.dumps(report))
+    if options.profile and time.perf_counter() < end:
+        for members in (1, 8):
+            with attempting(f"profile of P={members}"):
+                found = look(members, options.size, options.profile)
+                show_profile(f"P={members}", found)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -151,14 +151,19 @@ class Subject:
         self.agents, self.replay = population.init(), population.init_replay()
         self._fill()
         self.programs: dict[str, Program] = {}
-        self._lowered = {
+
+    def lower(self) -> dict[str, jax.stages.Lowered]:
+        """Trace the programs."""
+        population = self.population
+        return {
             "plan": population.lower_act(self.agents, self._observation),
-            "update": population.lower_update(self.agents, self.replay, updates),
+            "update": population.lower_update(self.agents, self.replay, self.updates),
         }
 
-    def compile(self) -> None:
-        """Compile the programs."""
-        self.programs = {name: compiled(low) for name, low in self._lowered.items()}
+    def compile(self, lowered: dict[str, jax.stages.Lowered] | None = None) -> None:
+        """Compile the programs, and trace them unless that is done."""
+        lowered = lowered or self.lower()
+        self.programs = {name: compiled(program) for name, program in lowered.items()}
 
     def _fill(self) -> None:
         self.replay = self.population.begin(self.replay, self._observation)
