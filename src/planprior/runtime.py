@@ -52,8 +52,8 @@ def configure(
             allow faster, coarser ones where the device has them. JAX's own default is
             the coarsest: TF32 on NVIDIA cards, which therefore do the same for
             `tensorfloat32` and `bfloat16`. `tensorfloat32_x3` adds three products in
-            TF32, as exact as float32 and twice as fast on an H100; elsewhere than on
-            a GPU it is float32.
+            TF32, as exact as float32 and, where products are large, twice as fast on an
+            H100; elsewhere than on a GPU it is float32.
         memory_fraction: The most of a card that JAX may take; JAX's default is 0.75.
             Memory is taken as it is needed, so that others can use the rest.
         compilation_cache: Whether to keep compiled programs for the next run, or the
