@@ -35,7 +35,7 @@ ACTING = (
     *("spec", "types", "checked", "config", "hypers", "numerics", "nets", "encoders"),
     *("policies", "world_model", "priors", "draws", "search", "planner"),
     "compatibility",
-    *("settings", "tensorfile", "checkpoint", "actor", "portable"),
+    *("sweep", "settings", "tensorfile", "checkpoint", "actor", "portable"),
     *("latency", "anytime", "controller"),
 )
 FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")

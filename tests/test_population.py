@@ -137,3 +137,23 @@ def test_random_actions_fill_the_box_and_differ():
     assert actions.min() < -0.95 and actions.max() > 0.95
     assert abs(actions.mean()) < 0.05
     assert len(np.unique(actions)) == actions.size
+
+
+def test_a_plan_that_is_nan_freezes_its_member_and_no_other():
+    pop = build(SEEDS, WEIGHTS)
+    agents = pop.init()
+    warm, reset = pop.cold_start(), np.ones((2, ENVS), bool)
+    seen = np.full((2, ENVS, 3), 0.1, np.float32)
+    healthy, _ = pop.act(agents, seen, warm, reset, 5)
+    seen[1, 0, 0] = np.nan
+    decision, _ = pop.act(agents, seen, warm, reset, 5)
+    assert population.describe_fault(int(decision.fault[1])).startswith("an action was")
+    assert int(decision.fault[0]) == 0
+    for name in ("action", "warm_start", "has_plan"):
+        ours, theirs = getattr(decision, name), getattr(healthy, name)
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        assert not np.asarray(ours[1]).any()
+    seen[1] = 0.1
+    later, _ = pop.act(agents, seen, warm, reset, 6, decision.fault)
+    assert np.array_equal(later.fault, decision.fault)
+    assert not np.asarray(later.action[1]).any() and np.asarray(later.action[0]).any()

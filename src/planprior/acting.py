@@ -1,5 +1,7 @@
 """A trained agent in your hands: load it, ask it for actions."""
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from planprior.spec import EnvSpec
 from planprior.state import AgentState
 
 Which = Literal["best", "latest"] | int
+MemberChoice = int | Mapping[str, float | int]
 
 
 class Agent:
@@ -63,16 +66,17 @@ class Agent:
         path: str | Path,
         *,
         checkpoint: Which = "best",
-        member: int = 0,
+        member: MemberChoice = 0,
         seed: int = 0,
     ) -> "Agent":
         """Load an agent; no code in the files is ever run.
 
         Args:
             path: A run folder, one checkpoint in it, or an exported agent's folder.
-            checkpoint: Of a run folder: the one with the best evaluation, the latest,
-                or the one of an environment step.
-            member: Which agent of a population.
+            checkpoint: Of a run folder: the one with the best evaluation (on average
+                over the members), the latest, or the one of an environment step.
+            member: Which agent of a population: its number, or what tells it from all
+                others, such as `{"seed": 3, "prior_weight": 0.5}`.
             seed: Of what is random in planning.
 
         Raises:
@@ -80,14 +84,9 @@ class Agent:
         """
         folder = find_checkpoint(Path(path), checkpoint)
         agents, spec, config, hypers, info = load_population(folder)
-        count = len(info["members"])
-        if not 0 <= member < count:
-            raise CheckpointError(
-                f"member is {member}; {folder} has {count}, so it must be in "
-                f"[0, {count - 1}]"
-            )
-        info |= info.pop("members")[member]
-        return cls(_take(agents, member), spec, config, hypers[member], info, seed=seed)
+        index = find_member(info["members"], member, folder)
+        info |= {"member": index, **info.pop("members")[index]}
+        return cls(_take(agents, index), spec, config, hypers[index], info, seed=seed)
 
     def reset(self) -> None:
         """Forget the last plan: an episode begins."""
@@ -138,6 +137,40 @@ def _take(agents: AgentState, index: int) -> AgentState:
     return member(agents, index)
 
 
+def find_member(
+    members: Sequence[Mapping[str, float | int]], wanted: MemberChoice, folder: Path
+) -> int:
+    """Return the number of the member that is meant.
+
+    Raises:
+        CheckpointError: There is none, or there are several.
+    """
+    count = len(members)
+    if isinstance(wanted, int):
+        if 0 <= wanted < count:
+            return wanted
+        raise CheckpointError(
+            f"member is {wanted}; {folder} has {count}, so it must be in "
+            f"[0, {count - 1}]"
+        )
+    fits = [i for i, m in enumerate(members) if _fits(m, wanted)]
+    if len(fits) == 1:
+        return fits[0]
+    texts = (", ".join(f"{k}={v:g}" for k, v in m.items()) for m in members)
+    asked = ", ".join(f"{name}={value:g}" for name, value in wanted.items())
+    raise CheckpointError(
+        f"member is {asked}, which fits {len(fits)} of the {count} in {folder}: "
+        f"{'; '.join(f'{i}: {text}' for i, text in enumerate(texts))}"
+    )
+
+
+def _fits(member: Mapping[str, float | int], wanted: Mapping[str, float | int]) -> bool:
+    return all(
+        name in member and math.isclose(member[name], value)
+        for name, value in wanted.items()
+    )
+
+
 def find_checkpoint(path: Path, which: Which = "best") -> Path:
     """Return the checkpoint that is meant by a run folder or a checkpoint.
 
@@ -183,9 +216,10 @@ def load_population(
             raise ValueError(f"its format is {info.get('format')!r}, not {FORMAT}")
         spec = EnvSpec(**info["spec"])
         config = settings.config_from_json(info["agent"])
-        base = info["hypers"]
         members = [
-            settings.hypers_from_json(base | {"prior_weight": m["prior_weight"]})
+            settings.hypers_from_json(
+                info["hypers"] | {k: v for k, v in m.items() if k != "seed"}
+            )
             for m in info["members"]
         ]
     except (KeyError, TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """How good agents are: whole episodes in environments of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,8 +38,9 @@ def evaluate(
     agents: AgentState,
     pool: Pool,
     mode: Mode,
-    seed: int,
+    seed: int | Sequence[int],
     *,
+    count: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
     """Play one episode in every environment of a pool.
@@ -51,7 +52,9 @@ def evaluate(
         agents: All members, [P].
         pool: An equal number of environments for each member, in order of members.
         mode: Act by planning, or by the bare policy.
-        seed: Of first states and of what is random in planning.
+        seed: Of first states, one for all members or one for each. What is random in
+            planning follows from the members' own seeds.
+        count: Tells this evaluation's random numbers from another's.
         stop: Asked at every step whether to give up.
 
     Returns:
@@ -70,8 +73,8 @@ def evaluate(
             return None
         seen = observation.reshape(*shape, -1)
         if mode == "plan":
-            count = (seed + step) % 2**31
-            decision = population.evaluate(agents, seen, warm_start, reset, count)
+            number = (count + step) % 2**31
+            decision = population.evaluate(agents, seen, warm_start, reset, number)
             action, warm_start = decision.action, decision.warm_start
         else:
             action = population.act_without_planning(agents, seen)

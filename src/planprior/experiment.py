@@ -9,12 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from planprior import methods, settings
+from planprior import methods, settings, sweep
 from planprior.checked import Checked, require
 from planprior.config import Config
 from planprior.hypers import Hypers, weight_from_lambda
 from planprior.settings import Value
 from planprior.spec import EnvSpec
+from planprior.sweep import Choice, Member, Numbers
 
 FORMAT = 1
 """Version of `config.json`."""
@@ -29,25 +30,29 @@ class TrainConfig(Checked):
     """One training: a task, a method, and how long.
 
     Steps are environment steps everywhere: simulator steps, action repeats included.
+    Several `seeds`, prior weights, λ or numbers among the `settings` make a population:
+    all combinations are trained side by side in one program, each as if alone.
 
     Attributes:
         task: Task, e.g. `cheetah-run`, `dm_control:dog-run`, or `module:function` for
             an environment of your own.
         method: Method; `planprior list methods` shows all.
         seed: Seed of everything random.
+        seeds: Seeds of a population, instead of the one: 0-4, or 0 3 7.
         steps: Environment steps to train for; a finished run can be trained on.
         size: Model size (tiny, small, 1, 5, 19, 48, 317); auto is 5 on accelerators and
             tiny on CPUs.
         prior_weight: w = λ / (1 + λ), from 0 (TD-MPC2's policy) to 1 (imitation of the
-            planner); the method's own if not given.
-        lam: λ itself, an alternative to the prior weight; inf is allowed.
-        num_envs: Environments that collect at the same time.
+            planner); the method's own if not given. One or several.
+        lam: λ itself, an alternative to the prior weight; inf is allowed. One or
+            several.
+        num_envs: Environments of each agent that collect at the same time.
         run_dir: Folder of the run; by default one under `runs/` named after task,
             method, size and seed.
         seed_steps: Environment steps of random actions at the start; by default the
             published max(1000, 5 episodes) decisions.
         updates_per_step: Gradient steps per decision of one environment.
-        buffer_size: Decisions that the replay keeps, at most those of `steps`.
+        buffer_size: Decisions that an agent's replay keeps, at most those of `steps`.
         eval_every: Environment steps between evaluations; by default a twentieth of
             `steps`, but at least 10,000.
         eval_episodes: Episodes per evaluation.
@@ -62,16 +67,19 @@ class TrainConfig(Checked):
         wandb: Send curves to this Weights & Biases project too.
         init_from: Begin with the networks of this agent (a run or an agent's folder),
             as far as they fit.
-        settings: Any other settings of the agent, by name.
+        settings: Any other settings of the agent, by name. Numbers of the algorithm
+            (`learning_rate`, `temperature`, …), which are no sizes or counts, may be
+            several.
     """
 
     task: str
     method: str = "pompc"
     seed: int = 0
+    seeds: tuple[int, ...] = ()
     steps: int = 100_000
     size: str = "auto"
-    prior_weight: float | None = None
-    lam: float | None = None
+    prior_weight: float | tuple[float, ...] | None = None
+    lam: float | tuple[float, ...] | None = None
     num_envs: int = 1
     run_dir: str = ""
     seed_steps: int | None = None
@@ -94,6 +102,7 @@ class TrainConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = type(self).__name__
+        self._settle_sweeps()
         self.at_least(0, "seed")
         self.at_least(1, "steps", "num_envs", "buffer_size", "eval_episodes")
         self.at_least(1, "log_every")
@@ -112,6 +121,34 @@ class TrainConfig(Checked):
             number, owner, "workers", self.workers, "'auto' or a number of at least 0"
         )
 
+    def _settle_sweeps(self) -> None:
+        """Make tuples of sweeps, and single values of those that are none."""
+        owner, seeds = type(self).__name__, tuple(self.seeds)
+        for name in ("prior_weight", "lam"):
+            settled = sweep.one_or_several(owner, name, getattr(self, name))
+            object.__setattr__(self, name, settled)
+        holds = not (seeds and self.seed)
+        require(holds, owner, "seed", self.seed, "left out beside seeds")
+        for seed in seeds:
+            whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+            allowed = "whole numbers of at least 0"
+            require(whole, owner, "seeds", seeds, allowed)
+        settled = sweep.one_or_several(owner, "seeds", seeds) if seeds else ()
+        if isinstance(settled, int):
+            object.__setattr__(self, "seed", settled)
+            settled = ()
+        object.__setattr__(self, "seeds", settled)
+
+    def choices(self) -> list[Choice]:
+        """The members of the population: a seed and values of what is swept.
+
+        Raises:
+            ValueError: A setting is unknown, or cannot have several values.
+        """
+        given = _prior_weights(self) | settings.parse(self.settings)
+        swept = {name: x for name, x in given.items() if isinstance(x, tuple)}
+        return sweep.choices(self.seeds or (self.seed,), swept)
+
     def num_workers(self) -> int | str:
         """Worker processes, for `envs.make_pool`."""
         return self.workers if self.workers == "auto" else int(self.workers)
@@ -124,20 +161,20 @@ class Experiment:
     Attributes:
         train: What was asked for.
         spec: The environment.
-        config: The agent's static settings.
-        hypers: Its numbers.
+        config: The agents' static settings.
+        members: The agents: each has a seed and numbers of its own.
         proposed: Settings that the task's suite proposed and the user left so.
-        size: Its size.
+        size: Their size.
         seed_decisions: Random decisions at the start, of all environments together.
         eval_every: Environment steps between evaluations.
-        capacity: Rows of the replay.
+        capacity: Rows of each agent's replay.
         run_dir: The run folder.
     """
 
     train: TrainConfig
     spec: EnvSpec
     config: Config
-    hypers: Hypers
+    members: tuple[Member, ...]
     proposed: Mapping[str, Value]
     size: str
     seed_decisions: int
@@ -146,8 +183,13 @@ class Experiment:
     run_dir: Path
 
     @property
+    def hypers(self) -> Hypers:
+        """The numbers of the first member; the others' differ in what is swept."""
+        return self.members[0].hypers
+
+    @property
     def steps_per_decision(self) -> int:
-        """Environment steps made when every environment makes one decision."""
+        """Environment steps of a member when each environment makes one decision."""
         return self.spec.action_repeat * self.train.num_envs
 
 
@@ -172,12 +214,8 @@ def resolve(
     size = train.size
     if size == "auto":
         size = "5" if accelerator else "tiny"
-    config, hypers = methods.make(train.method, spec, size)
-    weight = _prior_weight(train)
-    if weight is not None:
-        hypers = dataclasses.replace(hypers, prior_weight=weight)
+    config, members = _members(train, spec, size, proposed)
     own = settings.parse(train.settings)
-    config, hypers = settings.apply(config, hypers, {**proposed, **own})
     decisions = math.ceil(train.steps / spec.action_repeat)
     # An episode of T decisions has T + 1 rows, and a few more where it terminates: then
     # it may be far shorter than the limit, though hardly shorter than a slice.
@@ -191,7 +229,7 @@ def resolve(
         train=train,
         spec=spec,
         config=config,
-        hypers=hypers,
+        members=members,
         proposed={k: v for k, v in proposed.items() if k not in own},
         size=size,
         seed_decisions=_seed_decisions(train, spec),
@@ -201,10 +239,31 @@ def resolve(
     )
 
 
-def _prior_weight(train: TrainConfig) -> float | None:
+def _members(
+    train: TrainConfig, spec: EnvSpec, size: str, proposed: Mapping[str, Value]
+) -> tuple[Config, tuple[Member, ...]]:
+    """The static settings, and the agents that share them."""
+    config, hypers = methods.make(train.method, spec, size)
+    given = {**proposed, **_prior_weights(train), **settings.parse(train.settings)}
+    swept = tuple(name for name, x in given.items() if isinstance(x, tuple))
+    fixed = {name: x for name, x in given.items() if name not in swept}
+    found = []
+    for choice in train.choices():
+        config, own = settings.apply(config, hypers, {**fixed, **choice.numbers})
+        found.append(Member(choice.seed, own, swept))
+    return config, tuple(found)
+
+
+def _prior_weights(train: TrainConfig) -> dict[str, Numbers]:
+    """The prior weight that was asked for, if any: w itself, or that of λ."""
     if train.lam is not None:
-        return weight_from_lambda(train.lam)
-    return train.prior_weight
+        weights = tuple(weight_from_lambda(x) for x in sweep.as_tuple(train.lam))
+    elif train.prior_weight is not None:
+        weights = sweep.as_tuple(train.prior_weight)
+    else:
+        return {}
+    only = len(weights) == 1
+    return {"prior_weight": weights[0] if only else weights}
 
 
 def _seed_decisions(train: TrainConfig, spec: EnvSpec) -> int:
@@ -215,9 +274,14 @@ def _seed_decisions(train: TrainConfig, spec: EnvSpec) -> int:
 
 def _default_folder(train: TrainConfig, spec: EnvSpec, size: str) -> str:
     task = spec.name.rpartition(":")[2].replace("/", "-")
-    weight = _prior_weight(train)
-    shown = "" if weight is None else f"-w{weight:g}"
-    return f"runs/{task}-{train.method}{shown}-{size}-seed{train.seed}"
+    parts = [task, train.method]
+    for weight in _prior_weights(train).values():
+        parts.append(f"w{sweep.short(sweep.as_tuple(weight))}")
+    for name, value in settings.parse(train.settings).items():
+        if isinstance(value, tuple):
+            parts.append(f"{name}{sweep.short(value)}")
+    seeds = sweep.short_seeds(train.seeds or (train.seed,))
+    return "runs/" + "-".join([*parts, size, seeds])
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:
@@ -230,13 +294,15 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
         "spec": dataclasses.asdict(experiment.spec),
         "agent": settings.config_to_json(experiment.config),
         "hypers": dataclasses.asdict(experiment.hypers),
+        "members": [member.columns() for member in experiment.members],
         "seed_decisions": experiment.seed_decisions,
     }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two stored experiments and may not, one text each."""
-    before, after = _flat(old), _flat(new)
+    # The members follow from all the rest.
+    before, after = (_flat({**x, "members": None}) for x in (old, new))
     found = []
     for name in sorted(before.keys() | after.keys()):
         free = name.startswith("train.") and name.removeprefix("train.") in FREE

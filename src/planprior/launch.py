@@ -1,7 +1,7 @@
 """From a `TrainConfig` to a running training: devices, folder, environments, resume."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +11,18 @@ from rich.console import Console
 from planprior import checkpoint, runtime
 from planprior import experiment as experiments
 from planprior.checkpoint import Checkpoints, write_json_atomic
+from planprior.envs.base import Pool
 from planprior.envs.process import choose_workers
 from planprior.envs.registry import make_pool, proposed_settings, resolve
 from planprior.experiment import Experiment, TrainConfig
 from planprior.log import Progress, RunFolder, Sink, TensorBoard, WeightsAndBiases
+from planprior.sweep import Member
 
 KEPT = 3
 """Checkpoints kept beside the best one."""
+
+PORTABLE = ("format", "spec", "agent", "hypers", "members")
+"""Parts of `config.json` that checkpoints hold as well."""
 
 
 class Result(NamedTuple):
@@ -35,7 +40,7 @@ class Result(NamedTuple):
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> Result:
-    """Train an agent, or go on with the training that is in the run folder.
+    """Train an agent or a population, or go on with what is in the run folder.
 
     Args:
         config: What to train.
@@ -44,15 +49,13 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
     Raises:
         ValueError: A setting is wrong, or the run folder has another configuration.
         RunFolderError: Another process uses the run folder.
-        TrainingError: The training diverged.
+        TrainingError: The training diverged, that of every member.
     """
     console = console or Console(highlight=False)
     runtime.configure(precision=config.precision)
     with ExitStack() as stack:
-        seed = config.seed
-        pool = stack.enter_context(
-            make_pool(config.task, config.num_envs, seed, config.num_workers())
-        )
+        seeds = [choice.seed for choice in config.choices()]
+        pool = stack.enter_context(_pool(config, config.num_envs, seeds))
         experiment = experiments.resolve(
             config,
             pool.spec,
@@ -65,8 +68,9 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         checkpoints = Checkpoints(folder / "checkpoints", keep=KEPT, warn=console.print)
         replays = Checkpoints(folder / "replay", keep=2, warn=console.print)
         start = _resume_point(checkpoints, replays)
+        others = [seed + 1 for seed in seeds]
         evaluation_pool = stack.enter_context(
-            make_pool(config.task, config.eval_episodes, seed + 1, config.num_workers())
+            _pool(config, config.eval_episodes, others)
         )
         with _folder(experiment, start, console) as (run, progress):
             stop = stack.enter_context(runtime.GracefulStop())
@@ -87,6 +91,12 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
                 soft_wrap=True,
             )
         return Result(folder, finished, stop.signal)
+
+
+def _pool(config: TrainConfig, num_envs: int, seeds: list[int]) -> Pool:
+    """Environments of all members, in order of members."""
+    count = num_envs * len(seeds)
+    return make_pool(config.task, count, seeds, config.num_workers())
 
 
 class Start(NamedTuple):
@@ -157,11 +167,17 @@ def _folder(
 def _sinks(experiment: Experiment, resumed_at: int | None) -> list[Sink]:
     sinks: list[Sink] = []
     folder, train = experiment.run_dir, experiment.train
+    columns = list(experiment.members[0].columns())
     if train.tensorboard:
-        sinks.append(TensorBoard(folder / "tensorboard", resumed_at=resumed_at))
+        path = folder / "tensorboard"
+        sinks.append(TensorBoard(path, resumed_at=resumed_at, members=columns))
     if train.wandb:
         config = experiments.to_json(experiment)
-        sinks.append(WeightsAndBiases(folder, project=train.wandb, config=config))
+        sinks.append(
+            WeightsAndBiases(
+                folder, project=train.wandb, config=config, members=columns
+            )
+        )
     return sinks
 
 
@@ -176,8 +192,8 @@ def _prepare(
     population = Population(
         experiment.spec,
         experiment.config,
-        [train.seed],
-        [experiment.hypers],
+        [member.seed for member in experiment.members],
+        [member.hypers for member in experiment.members],
         num_envs=train.num_envs,
         capacity=experiment.capacity,
     )
@@ -193,13 +209,11 @@ def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
     """What a checkpoint says of its agents, so that it can be loaded alone."""
     stored = experiments.to_json(experiment)
     train = experiment.train
-    members = [{"seed": train.seed, "prior_weight": experiment.hypers.prior_weight}]
     return {
         "task": resolve(train.task),
         "method": train.method,
         "size": experiment.size,
-        "members": members,
-        **{name: stored[name] for name in ("format", "spec", "agent", "hypers")},
+        **{name: stored[name] for name in PORTABLE},
         "versions": runtime.versions(),
     }
 
@@ -232,17 +246,18 @@ def _introduce(training: Any, start: Start | None, console: Console) -> None:
     train, spec = experiment.train, experiment.spec
     machine = runtime.describe()
     parameters = population.num_parameters()
-    _, why = choose_workers(train.num_envs, train.num_workers())
+    members = experiment.members
+    _, why = choose_workers(len(members) * train.num_envs, train.num_workers())
     why = "on the device" if training.tools.pool.on_device else why
     lines = [
         f"{spec.name}: {spec.observation_dim} observations, {spec.action_dim} actions, "
         f"{spec.episode_length} decisions of {spec.action_repeat} env steps an episode",
-        f"{train.method}, size {experiment.size}: {parameters:,} parameters, prior "
-        f"weight {float(experiment.hypers.prior_weight):g}, seed {train.seed}",
+        f"{train.method}, size {experiment.size}: {parameters:,} parameters, "
+        f"{_describe(members)}",
         f"on {machine['device']} ({machine['platform']}, {machine['cpu_cores']} CPU "
         f"cores), products in {train.precision}",
         f"replay of {experiment.capacity:,} rows: "
-        f"{runtime.format_bytes(population.replay_bytes())}",
+        f"{runtime.format_bytes(population.replay_bytes() / len(members))} a member",
         f"environments {why}",
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
@@ -250,7 +265,17 @@ def _introduce(training: Any, start: Start | None, console: Console) -> None:
     if experiment.proposed:
         told = ", ".join(f"{k}={v}" for k, v in experiment.proposed.items())
         lines.append(f"as the papers of this suite do: {told}")
+    if len(members) > 1:
+        lines += [f"member {i}: {m.describe()}" for i, m in enumerate(members)]
     if start is not None:
         lines.append(f"going on from {start.step:,} env steps")
+        frozen = start.counters.get("frozen", {}).items()
+        lines += [f"member {i} stays frozen: {why}" for i, why in frozen]
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _describe(members: Sequence[Member]) -> str:
+    if len(members) == 1:
+        return members[0].describe()
+    return f"each of {len(members)} members"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, SupportsFloat, runtime_checkable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -244,8 +244,21 @@ def _drop_after(path: Path, step: int, step_of: Callable[[str], float]) -> None:
 class TensorBoard:
     """Event files for TensorBoard; every agent of a population is a run of its own."""
 
-    def __init__(self, folder: str | Path, *, resumed_at: int | None = None):
-        """Prepares to write under `folder`, and hides what lies after `resumed_at`."""
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        resumed_at: int | None = None,
+        members: Sequence[str] = MEMBER_COLUMNS,
+    ):
+        """Prepares to write under `folder`, and hides what lies after `resumed_at`.
+
+        Args:
+            folder: Where the event files go.
+            resumed_at: The step that a run goes on from, if it does.
+            members: Columns that tell the agents apart.
+        """
+        self._members = tuple(members)
         self._module: Any = _optional("tensorboardX", "TensorBoard")
         self._folder = Path(folder)
         self._purge_step = None if resumed_at is None else resumed_at + 1
@@ -253,12 +266,12 @@ class TensorBoard:
 
     def write(self, kind: str, row: Row) -> None:
         """Adds the numbers of a row as scalars."""
-        member = _member(row)
+        member = _member(row, self._members)
         if member not in self._writers:
             self._writers[member] = self._module.SummaryWriter(
                 str(self._folder / member), purge_step=self._purge_step
             )
-        for name, value in _numbers(row).items():
+        for name, value in _numbers(row, self._members).items():
             self._writers[member].add_scalar(f"{kind}/{name}", value, _step_of(row))
 
     def close(self) -> None:
@@ -270,8 +283,23 @@ class TensorBoard:
 class WeightsAndBiases:
     """One W&B run, the same again when a run folder is resumed."""
 
-    def __init__(self, folder: str | Path, *, project: str, config: Row):
-        """Starts or resumes the W&B run that belongs to a run folder."""
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        project: str,
+        config: Row,
+        members: Sequence[str] = MEMBER_COLUMNS,
+    ):
+        """Starts or resumes the W&B run that belongs to a run folder.
+
+        Args:
+            folder: The run folder.
+            project: Where W&B keeps it.
+            config: What W&B shows as its configuration.
+            members: Columns that tell the agents apart.
+        """
+        self._members = tuple(members)
         module: Any = _optional("wandb", "Weights & Biases")
         folder = Path(folder).resolve()
         self._run = module.init(
@@ -287,8 +315,10 @@ class WeightsAndBiases:
 
     def write(self, kind: str, row: Row) -> None:
         """Sends the numbers of a row."""
-        prefix = "/".join(part for part in (kind, _member(row)) if part)
-        values = {f"{prefix}/{name}": value for name, value in _numbers(row).items()}
+        member = _member(row, self._members)
+        prefix = "/".join(part for part in (kind, member) if part)
+        numbers = _numbers(row, self._members).items()
+        values = {f"{prefix}/{name}": value for name, value in numbers}
         self._run.log({"step": _step_of(row), **values})
 
     def close(self) -> None:
@@ -306,17 +336,17 @@ def _optional(package: str, what: str) -> Any:
         ) from None
 
 
-def _member(row: Row) -> str:
-    names = [name for name in MEMBER_COLUMNS if name in row]
+def _member(row: Row, columns: Sequence[str]) -> str:
+    names = [name for name in columns if name in row]
     return ",".join(f"{name}={_plain(row[name], finite=False)}" for name in names)
 
 
-def _numbers(row: Row) -> dict[str, float]:
+def _numbers(row: Row, columns: Sequence[str]) -> dict[str, float]:
     values = _plain(row, finite=False)
     return {
         name: float(value)
         for name, value in values.items()
-        if isinstance(value, int | float) and name not in ("step", *MEMBER_COLUMNS)
+        if isinstance(value, int | float) and name not in ("step", *columns)
     }
 
 
@@ -392,6 +422,24 @@ class _Section:
 
 
 # The terminal.
+
+
+class Spread(NamedTuple):
+    """A number of each agent of a population: shown as mean and range."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[SupportsFloat]) -> "Spread":
+        """Sums up values; NaN where there are none."""
+        numbers = [float(x) for x in values] or [math.nan]
+        return cls(sum(numbers) / len(numbers), min(numbers), max(numbers))
+
+    def __format__(self, form: str) -> str:
+        mean, low, high = (format(x, form) for x in self)
+        return mean if low == high else f"{mean} ({low} to {high})"
 
 
 class Progress:

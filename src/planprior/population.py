@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from planprior import agent
 from planprior import replay as rows
@@ -30,7 +30,17 @@ from planprior.spec import EnvSpec
 from planprior.state import AgentState
 from planprior.types import Gaussian, Metrics, Plan, PRNGKey, Transition
 
-MemberMetrics = dict[str, Float[Array, "P"]]
+MemberMetrics = dict[str, Num[Array, "P"]]
+
+WATCHED = (
+    *("consistency_loss", "reward_loss", "value_loss", "termination_loss"),
+    *("model_grad_norm", "prior_loss", "prior_grad_norm"),
+    *("policy_loss", "policy_grad_norm"),
+)
+"""Metrics that must be finite, in the order in which an update computes them. As long
+as they are, so are the parameters: Adam's steps are bounded."""
+
+OTHER_FAULT, ACTION_FAULT = len(WATCHED) + 1, len(WATCHED) + 2
 
 
 class Purpose(IntEnum):
@@ -53,12 +63,14 @@ class Decision(eqx.Module):
         plan: The distributions they came from.
         has_plan: Whether there was a plan; random actions have none.
         warm_start: Means for the next plan.
+        fault: Why a member is frozen, see `describe_fault`; its actions are 0.
     """
 
     action: Float[Array, "P E A"]
     plan: Gaussian
     has_plan: Bool[Array, "P E"]
     warm_start: Float[Array, "P E H A"]
+    fault: Int[Array, "P"]
 
 
 class Seen(eqx.Module):
@@ -216,8 +228,11 @@ class Population:
         warm_start: Float[Array, "P E H A"],
         reset: ArrayLike,
         step: int,
+        fault: ArrayLike | None = None,
     ) -> tuple[Decision, MemberMetrics]:
         """Plan with exploration; also what the plans tell, averaged over E.
+
+        A member whose plan holds NaN is frozen.
 
         Args:
             agents: All members.
@@ -225,11 +240,14 @@ class Population:
             warm_start: Of the previous decision.
             reset: Where an episode starts, [P, E].
             step: Steps made so far, which the randomness follows.
+            fault: Why members are frozen, if any is.
         """
         keys = self._keys, np.int32(Purpose.ACT), np.int32(step)
+        fault = self.no_fault() if fault is None else fault
         return self._act(
-            agents, observation, warm_start, reset, self.hypers, *keys, explore=True
-        )
+            agents, observation, warm_start, reset, fault, self.hypers, *keys,
+            explore=True,
+        )  # fmt: skip
 
     def evaluate(
         self,
@@ -242,8 +260,9 @@ class Population:
         """Plan without exploration, for any number of environments."""
         keys = self._keys, np.int32(Purpose.EVALUATE), np.int32(step)
         return self._act(
-            agents, observation, warm_start, reset, self.hypers, *keys, explore=False
-        )[0]
+            agents, observation, warm_start, reset, self.no_fault(), self.hypers, *keys,
+            explore=False,
+        )[0]  # fmt: skip
 
     def act_without_planning(
         self, agents: AgentState, observation: ArrayLike
@@ -261,6 +280,7 @@ class Population:
         observation: Float[Array, "P E O"],
         warm_start: Float[Array, "P E H A"],
         reset: Bool[Array, "P E"],
+        fault: Int[Array, "P"],
         hypers: Hypers,
         keys: Key[Array, "P"],
         purpose: Int[Array, ""],
@@ -275,7 +295,9 @@ class Population:
 
         keys = self._keys_for(keys, purpose, step)
         plan = self._map(one)(agents, observation, warm_start, reset, hypers, keys)
-        everywhere = jnp.ones(reset.shape, bool)
+        finite = jnp.all(jnp.isfinite(plan.action), axis=(1, 2))
+        fault = _first_fault(fault, ~finite, ACTION_FAULT)
+        healthy = fault == 0
         told = {
             "plan_value": plan.value,
             "plan_elite_std": plan.elite_std,
@@ -283,7 +305,11 @@ class Population:
             "plan_nan": plan.nan_count.astype(jnp.float32),
         }
         metrics = {name: jnp.mean(x, axis=1) for name, x in told.items()}
-        return Decision(plan.action, plan.target, everywhere, plan.mean), metrics
+        has_plan = jnp.broadcast_to(healthy[:, None], reset.shape)
+        made = (plan.action, plan.target, plan.mean)
+        nothing = jax.tree.map(jnp.zeros_like, made)
+        action, target, mean = _where(healthy, made, nothing)
+        return Decision(action, target, has_plan, mean, fault), metrics
 
     def _random_program(self, keys: Key[Array, "P"], step: Int[Array, ""]) -> Decision:
         shape = (self.num_envs, self.spec.action_dim)
@@ -294,7 +320,8 @@ class Population:
         action = jax.vmap(one)(self._keys_for(keys, Purpose.RANDOM_ACTION, step))
         nothing = Gaussian(jnp.zeros_like(action), jnp.zeros_like(action))
         nowhere = jnp.zeros(action.shape[:2], bool)
-        return Decision(action, nothing, nowhere, self.cold_start())
+        no_fault = jnp.zeros(self.num_members, jnp.int32)
+        return Decision(action, nothing, nowhere, self.cold_start(), no_fault)
 
     # --- Remembering ------------------------------------------------------------------
 
@@ -377,8 +404,12 @@ class Population:
         *,
         num_updates: int,
         learn_policy: bool = True,
+        fault: ArrayLike | None = None,
     ) -> tuple[AgentState, MemberMetrics]:
         """Make gradient steps, each on a batch of its own.
+
+        A member whose losses or gradients are not finite keeps the state that it had
+        before, now and from then on. The others do not notice.
 
         Args:
             agents: All members; donated.
@@ -386,12 +417,15 @@ class Population:
             update_count: Gradient steps made so far.
             num_updates: How many to make; one program is compiled per number.
             learn_policy: See `agent.update`.
+            fault: Why members are frozen, if any is.
 
         Returns:
             The agents, and the metrics of the last step; of `nan_metrics` the sum.
+            `fault` is one of them.
         """
+        fault = self.no_fault() if fault is None else fault
         return self._update(
-            agents, replay, self.hypers, self._keys, np.int32(update_count),
+            agents, replay, fault, self.hypers, self._keys, np.int32(update_count),
             num_updates=num_updates, learn_policy=learn_policy,
         )  # fmt: skip
 
@@ -416,6 +450,7 @@ class Population:
         self,
         agents: AgentState,
         replay: Replay,
+        fault: Int[Array, "P"],
         hypers: Hypers,
         keys: Key[Array, "P"],
         update_count: Int[Array, ""],
@@ -427,15 +462,20 @@ class Population:
                 state, batch, hypers, self.config, key=key, learn_policy=learn_policy
             )
 
-        def step(agents: AgentState, count: Int[Array, ""]) -> Any:
+        def step(carry: tuple[AgentState, Any], count: Int[Array, ""]) -> Any:
+            agents, fault = carry
             batch, _ = self._sample(replay, keys, count)
             step_keys = self._keys_for(keys, Purpose.UPDATE, count)
-            return self._map(one)(agents, batch, hypers, step_keys)
+            new, metrics = self._map(one)(agents, batch, hypers, step_keys)
+            fault = _fault_of_update(fault, metrics)
+            agents = _where(fault == 0, new, agents)
+            return (agents, fault), metrics | {"fault": fault}
 
         if num_updates == 1:
-            return step(agents, update_count)
+            (agents, _), metrics = step((agents, fault), update_count)
+            return agents, metrics
         counts = update_count + jnp.arange(num_updates, dtype=jnp.int32)
-        agents, metrics = jax.lax.scan(step, agents, counts)
+        (agents, _), metrics = jax.lax.scan(step, (agents, fault), counts)
         nan_metrics = jnp.sum(metrics["nan_metrics"], axis=0)
         last = jax.tree.map(lambda x: x[-1], metrics)
         return agents, last | {"nan_metrics": nan_metrics}
@@ -485,6 +525,10 @@ class Population:
 
     # --- Members ----------------------------------------------------------------------
 
+    def no_fault(self) -> np.ndarray:
+        """No member is frozen, [P]."""
+        return np.zeros(self.num_members, np.int32)
+
     def _keys_for(
         self, keys: Key[Array, "P"], purpose: Any, count: Any
     ) -> Key[Array, "P"]:
@@ -514,6 +558,35 @@ class Population:
             begun=begun != 0,
             reset_observation=packed[..., width : 2 * width],
         )
+
+
+def describe_fault(code: int) -> str:
+    """What was not finite when a member was frozen."""
+    names = (*WATCHED, "another metric", "an action")
+    return f"{names[code - 1]} was NaN or infinite"
+
+
+def _first_fault(
+    fault: Int[Array, "P"], bad: Bool[Array, "P"], code: int
+) -> Int[Array, "P"]:
+    return jnp.where((fault == 0) & bad, code, fault)
+
+
+def _fault_of_update(fault: Int[Array, "P"], metrics: MemberMetrics) -> Int[Array, "P"]:
+    for code, name in enumerate(WATCHED, start=1):
+        if name in metrics:
+            fault = _first_fault(fault, ~jnp.isfinite(metrics[name]), code)
+    # Others may well be infinite: λ is, where only imitation counts.
+    return _first_fault(fault, metrics["nan_metrics"] > 0, OTHER_FAULT)
+
+
+def _where(chosen: Bool[Array, "P"], yes: Any, no: Any) -> Any:
+    """Member by member, `yes` or `no`."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(chosen.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, yes, no)
 
 
 def member(population: Any, index: int) -> Any:

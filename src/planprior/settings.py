@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from planprior import sweep
 from planprior.checked import nearest
 from planprior.compatibility import validate
 from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.priors import DIVERGENCES, PRIORS
 
-Value = int | float | bool | str
+Value = int | float | bool | str | tuple[float, ...]
 
 TDMPC2_NAMES = {
     "batch_size": "batch_size",
@@ -85,12 +86,31 @@ class Setting:
         """Its last part."""
         return self.name.rpartition(".")[2]
 
-    def parse(self, text: Value) -> Value:
-        """Read a value as a command line gives it.
+    @property
+    def can_be_swept(self) -> bool:
+        """Whether the agents of a population may differ in it: it is in `Hypers`."""
+        return self.name in Hypers.__dataclass_fields__
+
+    def parse(self, text: Value | list[float]) -> Value:
+        """Read a value, or several, as a command line gives it.
 
         Raises:
-            ValueError: It is not of the setting's kind.
+            ValueError: It is not of the setting's kind, or cannot be several.
         """
+        several = text.split(",") if isinstance(text, str) else text
+        if not isinstance(several, list | tuple):
+            return self._one(several)
+        if len(several) == 1:
+            return self._one(several[0])
+        if not self.can_be_swept:
+            raise ValueError(
+                f"{self.name} is {text!r}, but all agents of a population share it; it "
+                "must be one value"
+            )
+        values = [float(self._one(x)) for x in several]
+        return sweep.one_or_several("Hypers", self.name, values)
+
+    def _one(self, text: int | float | bool | str) -> int | float | bool | str:
         if isinstance(self.kind, tuple):
             return self._word(str(text))
         if self.kind is str:
@@ -114,21 +134,21 @@ class Setting:
         )
 
 
-def _whole(text: Value) -> int:
+def _whole(text: int | float | bool | str) -> int:
     number = float(str(text).replace("_", ""))
     if isinstance(text, bool) or number != int(number):
         raise ValueError
     return int(number)
 
 
-def _number(text: Value) -> float:
+def _number(text: int | float | bool | str) -> float:
     if isinstance(text, bool):
         raise ValueError
     return float(text)
 
 
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False}
-_PARSERS: dict[type, typing.Callable[[Value], Value]] = {
+_PARSERS: dict[type, typing.Callable[[Any], Any]] = {
     int: _whole,
     float: _number,
     bool: lambda text: (_TRUTHS | {"0": False})[str(text).lower()],
@@ -216,8 +236,8 @@ def find(name: str, others: Iterable[str] = ()) -> Setting:
     raise ValueError(f"setting {name!r} is unknown{nearest(plain, known)}")
 
 
-def parse(given: Mapping[str, Value]) -> dict[str, Value]:
-    """Full names and values of the right kind.
+def parse(given: Mapping[str, Value | list[float]]) -> dict[str, Value]:
+    """Full names and values of the right kind; several are a tuple.
 
     Raises:
         ValueError: A name is unknown or given twice, or a value is of another kind.
@@ -239,7 +259,7 @@ def apply(
     Args:
         config: Static settings.
         hypers: Traced ones.
-        changes: Full names and values, as `parse` returns them.
+        changes: Full names and single values, as `parse` returns them.
 
     Raises:
         ValueError: The result makes no sense.

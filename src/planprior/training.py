@@ -4,11 +4,13 @@ Two kinds of steps are counted. A *decision* is one action of every environment 
 member; what a user sees are *environment steps*, decisions × environments × action
 repeat. All schedules follow from the number of decisions and of gradient steps alone,
 so a training that resumes needs no other memory of them.
+
+All members are at the same step. What is random in one follows from its own seed, never
+from its place among the others, so it does what it would do alone.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,92 +18,19 @@ import numpy as np
 
 from planprior import checkpoint, evaluation
 from planprior.checkpoint import Checkpoints
-from planprior.envs.base import EnvError, Pool, Step
+from planprior.envs.base import EnvError, Pool
 from planprior.envs.process import WorkerError
 from planprior.experiment import Experiment
 from planprior.log import Progress, RunFolder, Shares
-from planprior.population import Decision, Population
+from planprior.population import Decision, Population, describe_fault
 from planprior.replay import Replay
+from planprior.reporting import Reporter
+from planprior.schedule import Counters, Schedule
 from planprior.state import AgentState
-
-SHOWN_LOSSES = ("consistency_loss", "reward_loss", "value_loss", "policy_loss")
 
 
 class TrainingError(RuntimeError):
     """A training that cannot go on, in one sentence."""
-
-
-@dataclass
-class Counters:
-    """Where a training is; saved with every checkpoint.
-
-    Attributes:
-        decisions: Decisions of each environment.
-        updates: Gradient steps of each member.
-        evaluated_at: Environment steps at the last evaluation.
-        episodes: Episodes that ended, of all members.
-        seconds: Wall time so far.
-    """
-
-    decisions: int = 0
-    updates: int = 0
-    evaluated_at: int = -1
-    episodes: int = 0
-    seconds: float = 0.0
-
-
-class Schedule(NamedTuple):
-    """When what is due, as functions of the counters.
-
-    Attributes:
-        num_envs: Environments per member.
-        repeat: Environment steps per decision.
-        seed_decisions: Random decisions before learning starts, over all environments.
-        updates_per_step: Gradient steps per decision of one environment.
-        reanalysis: Updates between two reanalyses; 0 is never.
-    """
-
-    num_envs: int
-    repeat: int
-    seed_decisions: int
-    updates_per_step: float
-    reanalysis: int
-
-    def env_steps(self, decisions: int) -> int:
-        """Environment steps after so many decisions."""
-        return decisions * self.num_envs * self.repeat
-
-    def is_random(self, decisions: int) -> bool:
-        """Whether the next action is a random one."""
-        return decisions * self.num_envs < self.seed_decisions
-
-    def updates_due(self, decisions: int) -> int:
-        """Gradient steps to have been made: none while acting randomly.
-
-        Those missed until then are made up for at once, which is the pretraining of
-        TD-MPC2.
-        """
-        if self.is_random(decisions):
-            return 0
-        return int(decisions * self.num_envs * self.updates_per_step)
-
-    @property
-    def pretraining(self) -> int:
-        """Gradient steps before the first planned action."""
-        first = -(-self.seed_decisions // self.num_envs)
-        return self.updates_due(first)
-
-    @property
-    def updates_at_once(self) -> int:
-        """Gradient steps that are one call."""
-        return max(1, int(self.num_envs * self.updates_per_step))
-
-    def reanalyses(self, updates: int) -> bool:
-        """Whether plans are renewed before the next call of updates."""
-        planned = updates - self.pretraining
-        if not self.reanalysis or planned < 0:
-            return False
-        return planned % self.reanalysis < min(self.updates_at_once, self.reanalysis)
 
 
 class Tools(NamedTuple):
@@ -168,8 +97,14 @@ class Training:
         self._shares = Shares()
         self._metrics: dict[str, jax.Array] = {}
         self._plan_metrics: dict[str, jax.Array] = {}
-        self._nans: Any = np.zeros(population.num_members)
-        self._returns: list[float] = []
+        self._fault: Any = population.no_fault()
+        self._reporter = Reporter(
+            experiment.members,
+            self.schedule,
+            tools.run,
+            tools.progress,
+            spec.has_success,
+        )
 
     # --- Saving -----------------------------------------------------------------------
 
@@ -178,6 +113,7 @@ class Training:
 
         The replay first, so that agents that can be resumed never lack theirs.
         """
+        self._note_faults()
         with self._shares.section("save"):
             self.tools.run.sync()
             step, counters = self.env_steps, dict(vars(self.counters))
@@ -205,6 +141,8 @@ class Training:
         loaded = checkpoint.load(replays.path(step), {"replay": like})
         self.replay = self.population.grow_replay(loaded["replay"])
         self.counters = Counters(**counters)
+        self._fault = self.population.no_fault()
+        self._fault[[int(member) for member in self.counters.frozen]] = 1
 
     # --- Running ----------------------------------------------------------------------
 
@@ -253,25 +191,26 @@ class Training:
 
     def _begin_episodes(self) -> None:
         # Another seed after every resume, or the same first states would come again.
-        seed = self._seed_for(0, self.counters.decisions)
-        observation = self.tools.pool.reset(seed)
+        observation = self.tools.pool.reset(self._seeds_for(0))
         shape = (self.population.num_members, self.schedule.num_envs)
         self._observation: Any = observation.reshape(*shape, -1)
         self._reset: Any = np.ones(shape, bool)
         self.replay = self.population.begin(self.replay, self._observation)
 
-    def _seed_for(self, purpose: int, count: int) -> int:
-        entropy = [self.experiment.train.seed, purpose, count]
-        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    def _seeds_for(self, purpose: int) -> list[int]:
+        """A seed for each member, from its own and the number of decisions."""
+        return [
+            _mix(member.seed, purpose, self.counters.decisions)
+            for member in self.experiment.members
+        ]
 
     def _step(self) -> None:
         counters, shares = self.counters, self._shares
         planned_at = counters.updates
         with shares.section("plan"):
             decision = self._decide()
-            action = np.asarray(decision.action)
-        if not np.isfinite(action).all():
-            raise self._diverged("an action is NaN")
+            action, fault = jax.device_get((decision.action, decision.fault))
+        self._note_faults(fault)
         if self.experiment.train.overlap:
             self._learn_beside(counters.decisions + 1)
         with shares.section("env"):
@@ -283,7 +222,7 @@ class Training:
             self.replay = self.population.add(self.replay, decision, seen, planned_at)
         counters.decisions += 1
         self._observation, self._reset = seen.reset_observation, seen.begun
-        self._note_episodes(outcome)
+        self._reporter.episodes(outcome, counters)
         if not self.experiment.train.overlap:
             self._learn_beside(counters.decisions)
         with shares.section("update"):
@@ -303,9 +242,10 @@ class Training:
         if self.schedule.is_random(decisions):
             return self.population.act_randomly(decisions)
         decision, self._plan_metrics = self.population.act(
-            self.agents, self._observation, self._warm_start, self._reset, decisions
-        )
-        self._warm_start = decision.warm_start
+            self.agents, self._observation, self._warm_start, self._reset, decisions,
+            self._fault,
+        )  # fmt: skip
+        self._warm_start, self._fault = decision.warm_start, decision.fault
         return decision
 
     def _learn_until(self, due: int) -> None:
@@ -332,8 +272,9 @@ class Training:
             counters.updates,
             num_updates=num_updates,
             learn_policy=always or not pretraining,
+            fault=self._fault,
         )
-        self._nans = self._nans + self._metrics["nan_metrics"]
+        self._fault = self._metrics["fault"]
         counters.updates += num_updates
 
     def _check_slices(self) -> None:
@@ -350,11 +291,34 @@ class Training:
         if self.counters.updates > self.schedule.pretraining:
             return
         if self.counters.updates == self.schedule.updates_at_once:
-            self.tools.progress.say(
+            self._reporter.say(
                 f"pretraining: {due} updates on the {self.env_steps} env steps of "
                 "random actions"
             )
         jax.block_until_ready(self._metrics)
+
+    # --- Members that diverge ---------------------------------------------------------
+
+    def _note_faults(self, fault: Any = None) -> None:
+        """Report members that were frozen since the last call.
+
+        Raises:
+            TrainingError: There are no others.
+        """
+        codes = np.asarray(self._fault if fault is None else fault)
+        frozen, members = self.counters.frozen, self.experiment.members
+        new = [int(i) for i in np.flatnonzero(codes) if str(i) not in frozen]
+        for i in new:
+            what = describe_fault(int(codes[i]))
+            frozen[str(i)] = f"{what} at {self.env_steps} env steps"
+        if len(frozen) == len(members):
+            what = "; ".join(dict.fromkeys(frozen.values()))
+            raise TrainingError(
+                f"training diverged: {what}; the checkpoints in "
+                f"{self.tools.checkpoints.folder} are from before"
+            )
+        for i in new:
+            self._reporter.frozen(i, frozen[str(i)], self.counters)
 
     # --- Between steps ----------------------------------------------------------------
 
@@ -371,72 +335,15 @@ class Training:
         elif time.monotonic() - self._saved_at > 60 * train.save_minutes:
             self.save()
 
-    def _note_episodes(self, outcome: Step) -> None:
-        for i in map(int, np.flatnonzero(outcome.ended)):
-            self.counters.episodes += 1
-            self._returns.append(float(outcome.episode_return[i]))
-            member = i // self.schedule.num_envs
-            length = int(outcome.episode_length[i]) * self.schedule.repeat
-            self.tools.run.train(
-                self._row(member, "episode")
-                | {
-                    "episode_reward": self._returns[-1],
-                    "episode_length": length,
-                    "terminated": bool(outcome.terminated[i]),
-                }
-                | self._success(outcome, i)
-            )
-
-    def _success(self, outcome: Step, i: int) -> dict[str, bool]:
-        known = self.experiment.spec.has_success
-        return {"success": bool(outcome.success[i])} if known else {}
-
-    def _row(self, member: int, event: str) -> dict[str, Any]:
-        return {
-            "step": self.env_steps,
-            "event": event,
-            "seed": self.experiment.train.seed,
-            "prior_weight": float(
-                np.asarray(self.population.hypers.prior_weight)[member]
-            ),
-        }
-
     def _log(self) -> None:
+        self._note_faults()
         shares = self._shares.shares()
         self._shares.reset()
-        returns = (
-            {"last episodes": np.mean(self._returns[-5:])} if self._returns else {}
-        )
-        self.tools.progress.update(
-            self.env_steps, returns=returns, losses=self._shown(), shares=shares
-        )
-        if not self._metrics:
-            return
-        self._check_finite()
-        metrics = jax.device_get(self._metrics | self._plan_metrics)
-        for member in range(self.population.num_members):
-            values = {name: float(x[member]) for name, x in metrics.items()}
-            values |= {"updates": self.counters.updates}
-            values |= {"seconds": self.counters.seconds}
-            values |= {f"time_{name}": x for name, x in shares.items()}
-            self.tools.run.train(self._row(member, "update") | values)
-
-    def _shown(self) -> dict[str, float]:
-        shown = {k: self._metrics[k] for k in SHOWN_LOSSES if k in self._metrics}
-        return {
-            name.removesuffix("_loss"): float(np.mean(x)) for name, x in shown.items()
-        }
-
-    def _check_finite(self) -> None:
-        bad = int(np.sum(self._nans))
-        if bad:
-            raise self._diverged(f"{bad} metrics were NaN")
-
-    def _diverged(self, what: str) -> TrainingError:
-        return TrainingError(
-            f"training diverged: {what} before {self.env_steps} env steps; the "
-            f"checkpoints in {self.tools.checkpoints.folder} are from before"
-        )
+        metrics = jax.device_get(self._metrics)
+        if metrics:
+            del metrics["fault"]
+            metrics |= jax.device_get(self._plan_metrics)
+        self._reporter.updates(metrics, shares, self.counters)
 
     # --- Evaluating -------------------------------------------------------------------
 
@@ -446,52 +353,28 @@ class Training:
         Returns:
             Whether it was not interrupted.
         """
-        self._check_finite()
-        seed = self._seed_for(1, self.counters.decisions)
+        self._note_faults()
         scores = {}
         with self._shares.section("eval"):
             for mode in ("plan", "policy"):
-                scores[mode] = evaluation.evaluate(
+                found = evaluation.evaluate(
                     self.population,
                     self.agents,
                     self.tools.evaluation_pool,
                     mode,
-                    seed,
+                    self._seeds_for(1),
+                    count=_mix(1, self.counters.decisions),
                     stop=self.tools.stop,
                 )
-                if scores[mode] is None:
+                if found is None:
                     return False
+                scores[mode] = found
         self.counters.seconds = time.monotonic() - self._clock
         self.counters.evaluated_at = self.env_steps
-        for member in range(self.population.num_members):
-            self._log_scores(member, scores)
-        plan = scores["plan"].returns
-        self.tools.progress.say(
-            f"evaluation at {self.env_steps} env steps: planner {plan.mean():.1f}, "
-            f"policy {scores['policy'].returns.mean():.1f} "
-            f"({plan.shape[1]} episodes each)"
-        )
-        self.save(float(plan.mean()))
+        self.save(self._reporter.evaluation(scores, self.counters))
         return True
 
-    def _log_scores(self, member: int, scores: dict[str, Any]) -> None:
-        plan, policy = (scores[mode].returns[member] for mode in ("plan", "policy"))
-        row = self._row(member, "evaluation")
-        lists = {"plan_returns": plan.tolist(), "policy_returns": policy.tolist()}
-        self.tools.run.train(row | lists)
-        del row["event"]
-        self.tools.run.evaluation(
-            {
-                "step": row.pop("step"),
-                "episode_reward": float(plan.mean()),
-                "episode_reward_std": float(plan.std()),
-                "policy_reward": float(policy.mean()),
-                "policy_reward_std": float(policy.std()),
-                "episode_length": float(scores["plan"].lengths[member].mean()),
-                "episodes": len(plan),
-                **scores["plan"].success_rate(member),
-                **row,
-                "updates": self.counters.updates,
-                "seconds": round(self.counters.seconds, 1),
-            }
-        )
+
+def _mix(*numbers: int) -> int:
+    """A seed that follows from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

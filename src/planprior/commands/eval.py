@@ -19,7 +19,8 @@ class Eval:
         episodes: Episodes to play.
         seed: Of the first states and of what is random in planning.
         checkpoint: best (by evaluation), latest, or the environment steps of one.
-        member: Which agent of a population.
+        member: Which agent of a population: its number, or what tells it from the
+            others, such as seed=3,prior_weight=0.5.
         values: Compare the planner's values with the discounted returns that come, over
             as many episodes again; written to values.csv in the folder, from which
             `planprior plot --kind diagnostics` draws it.
@@ -32,7 +33,7 @@ class Eval:
     episodes: int = 10
     seed: int = 0
     checkpoint: str = "best"
-    member: int = 0
+    member: str = "0"
     values: bool = False
     video: Path | None = None
     json: bool = False
@@ -54,7 +55,7 @@ def run(options: Eval) -> int:
 
         video.check(options.video)
     agent = Agent.load(
-        options.run, checkpoint=which, member=options.member, seed=options.seed
+        options.run, checkpoint=which, member=_member(options.member), seed=options.seed
     )
     if not agent.info["task"]:
         raise ValueError(
@@ -70,7 +71,7 @@ def run(options: Eval) -> int:
         told |= _values(agent, options)
     if options.video:
         told["video"] = str(_film(agent, options))
-    shown = ("task", "method", "size", "seed", "prior_weight", "step")
+    shown = ("task", "method", "size", "member", "seed", "prior_weight", "step")
     context = {name: agent.info[name] for name in shown}
     _tell(context | {"mode": options.mode} | told, options)
     return 0
@@ -89,6 +90,19 @@ def parse_checkpoint(which: str) -> Any:
             f"checkpoint is {which!r}; it must be best, latest or a number of env steps"
         )
     return which
+
+
+def _member(text: str) -> int | dict[str, float]:
+    if text.isdecimal():
+        return int(text)
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.replace("-", "_"): float(value) for name, value in pairs}
+    except ValueError:
+        raise ValueError(
+            f"member is {text!r}; it must be a number, or what tells it from the "
+            "others, such as seed=3,prior_weight=0.5"
+        ) from None
 
 
 def _tell(told: dict[str, Any], options: Eval) -> None:

@@ -1,15 +1,20 @@
 """Settings of the agent among the arguments of a command.
 
 `planprior train` has an option for every field of `TrainConfig`; whatever else looks
-like one is a setting of the agent, by any name that `settings.find` knows.
+like one is a setting of the agent, by any name that `settings.find` knows. Several
+values, which make a population, come out joined by commas.
 """
 
 from collections.abc import Iterable, Sequence
 
 from planprior import settings
+from planprior.sweep import is_value
 
 ALIASES = {"eval_freq": "eval_every", "model_size": "size"}
 """TD-MPC2's names for options of `train`."""
+
+SEVERAL = ("seeds", "prior_weight", "lambda")
+"""Options of `train` that may have several values."""
 
 
 def split_settings(
@@ -44,6 +49,8 @@ def split_settings(
         elif plain in options or plain.removeprefix("no_") in options:
             option = "--" + plain.replace("_", "-")
             rest += [option, value] if equals else [option]
+            if plain in SEVERAL and todo and not equals:
+                rest.append(_values(todo))
         else:
             full = settings.find(name, others=sorted(options)).name
             if full in found:
@@ -54,7 +61,15 @@ def split_settings(
 
 def _following(name: str, todo: list[str]) -> settings.Value:
     if todo and not todo[0].startswith("--"):
-        return todo.pop(0)
+        return _values(todo)
     if settings.table()[name].kind is bool:
         return True
     raise ValueError(f"setting {name!r} has no value")
+
+
+def _values(todo: list[str]) -> str:
+    """Take the next word, and with it all values that follow it."""
+    words = [todo.pop(0)]
+    while is_value(words[0]) and todo and is_value(todo[0]):
+        words.append(todo.pop(0))
+    return ",".join(words)

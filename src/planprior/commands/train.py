@@ -12,11 +12,14 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from planprior import settings
+from planprior import settings, sweep
 from planprior.experiment import TrainConfig
 
 OPTION_NAMES = {"lam": "lambda"}
 """Fields of `TrainConfig` whose name is a word of Python."""
+
+METAVARS = {"seeds": "N-M", "prior_weight": "W ...", "lam": "L ..."}
+"""Fields that may have several values, as `splitting` joins them, and how they look."""
 
 
 def _option(field: dataclasses.Field, hint: Any, doc: str) -> tuple[str, Any, Any]:
@@ -30,6 +33,13 @@ def _option(field: dataclasses.Field, hint: Any, doc: str) -> tuple[str, Any, An
             field.name,
             Positional[Annotated[hint, arg(help=doc)]],
             dataclasses.field(),
+        )
+    if field.name in METAVARS:
+        described = arg(name=name, help=doc, metavar=METAVARS[field.name])
+        return (
+            field.name,
+            Annotated[str | None, described],
+            dataclasses.field(default=None),
         )
     described = Annotated[hint, arg(name=name, help=doc)]
     return field.name, described, dataclasses.field(default=field.default)
@@ -48,7 +58,12 @@ def _train_options() -> type:
     assert isinstance(priors, tuple)
     options.__doc__ = f"""Train an agent, or go on with the training in the run folder.
 
-    Steps are environment steps everywhere. Any setting of the agent is an option too:
+    Steps are environment steps everywhere. Several seeds, prior weights, or numbers of
+    any other setting train a population: all combinations, side by side in one program.
+
+        --seeds 0-4 --prior-weight 0 0.5 0.9 --entropy-coef 0 1e-4
+
+    Any setting of the agent is an option too:
     --horizon 5, --planner.num-samples 256 or num_samples=256; --prior is one of
     {", ".join(priors)}. `planprior list settings` shows all settings, and TD-MPC2's
     names are understood.
@@ -68,9 +83,18 @@ def run(options: Any) -> int:
     """Train; the exit status is 128 + n where signal n ended it early."""
     from planprior.launch import train
 
-    result = train(TrainConfig(**vars(options)))
+    given = {name: x for name, x in vars(options).items() if x is not None}
+    for name in METAVARS.keys() & given.keys():
+        given[name] = _several(OPTION_NAMES.get(name, name), given[name])
+    result = train(TrainConfig(**given))
     if result.finished:
         Console(highlight=False).print(
             f"done; look at it with: planprior eval {result.run_dir}", soft_wrap=True
         )
     return 128 + result.signal if result.signal else 0
+
+
+def _several(name: str, text: str) -> tuple[Any, ...]:
+    if name == "seeds":
+        return sweep.parse_seeds(text)
+    return sweep.parse_numbers(name, text)

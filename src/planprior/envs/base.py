@@ -179,11 +179,27 @@ def row_layout(spec: EnvSpec, num_envs: int) -> list[tuple[tuple[int, ...], type
     ]
 
 
-def env_seeds(seed: int, num_envs: int) -> list[int]:
-    """Return a seed per environment; that of the i-th is the same for any number."""
+def env_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
+    """Return a seed per environment; that of the i-th is the same for any number.
+
+    Args:
+        seed: What they follow from. Several share the environments equally, in order,
+            and each of them sees what it would see alone.
+        num_envs: How many environments there are.
+    """
+    seeds = [*seed] if isinstance(seed, Sequence) else [seed]
+    if not seeds or num_envs % len(seeds):
+        raise ValueError(
+            f"{num_envs} environments cannot be shared equally by {len(seeds)} seeds"
+        )
+    share = num_envs // len(seeds)
+    return [child for one in seeds for child in _children(one, share)]
+
+
+def _children(seed: int, count: int) -> list[int]:
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be at least 0")
-    children = np.random.SeedSequence(seed).spawn(num_envs)
+    children = np.random.SeedSequence(seed).spawn(count)
     return [int(child.generate_state(1)[0]) for child in children]
 
 
@@ -303,12 +319,12 @@ class Pool(ABC):
         self._returns = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, np.int64)
 
-    def reset(self, seed: int | None = None) -> np.ndarray:
+    def reset(self, seed: int | Sequence[int] | None = None) -> np.ndarray:
         """Start an episode in every environment; return what is seen, [N, O].
 
         Args:
             seed: Where given, all environments are seeded anew, each differently, as
-                if the pool had just been built with this seed.
+                if the pool had just been built with this seed (or these: `env_seeds`).
         """
         if self._due != "reset":
             self._expect("send", "reset")
@@ -451,7 +467,9 @@ class LocalPool(Pool):
         envs: The environments, e.g. to render one.
     """
 
-    def __init__(self, make: EnvMaker, num_envs: int, seed: int) -> None:
+    def __init__(
+        self, make: EnvMaker, num_envs: int, seed: int | Sequence[int]
+    ) -> None:
         self.envs = build_envs(make, env_seeds(seed, num_envs))
         super().__init__(self.envs[0].spec, num_envs)
         layout = row_layout(self.spec, num_envs)

@@ -296,7 +296,9 @@ class DevicePool(Pool):
 
     on_device = True
 
-    def __init__(self, env: DeviceEnv, num_envs: int, seed: int) -> None:
+    def __init__(
+        self, env: DeviceEnv, num_envs: int, seed: int | Sequence[int]
+    ) -> None:
         """Prepare; the programs are compiled when they are first used."""
         super().__init__(env.spec, num_envs)
         self.env = env

@@ -121,7 +121,7 @@ class ProcessPool(Pool):
         self,
         make: EnvMaker,
         num_envs: int,
-        seed: int,
+        seed: int | Sequence[int],
         workers: int,
         timeout: float = 60.0,
     ) -> None:
@@ -131,7 +131,7 @@ class ProcessPool(Pool):
             make: Builds an environment from its seed. It must be importable by name
                 from a module other than the script that is running.
             num_envs: How many environments there are.
-            seed: Environment i's randomness follows from this and i.
+            seed: What their randomness follows from, as `env_seeds` says.
             workers: How many processes share the environments.
             timeout: Seconds that one step may take before the workers are given up.
         """

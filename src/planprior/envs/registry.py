@@ -21,6 +21,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -127,7 +128,7 @@ def is_installed(task: str) -> bool:
 def make_pool(
     task: str,
     num_envs: int,
-    seed: int,
+    seed: int | Sequence[int],
     workers: int | str = "auto",
     timeout: float = 60.0,
 ) -> Pool:
@@ -137,7 +138,7 @@ def make_pool(
         task: A name that `resolve` accepts.
         num_envs: How many environments.
         seed: Environment i's randomness follows from this and i, however many there
-            are and wherever they run.
+            are and wherever they run. Several seeds share the environments equally.
         workers: How many worker processes; 0 is this process. "auto" decides by
             `choose_workers`, which also says why. Nothing to environments on the
             device, which need none.

@@ -1,0 +1,79 @@
+"""When what is due, from the number of decisions and of gradient steps alone."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass
+class Counters:
+    """Where a training is; saved with every checkpoint.
+
+    Attributes:
+        decisions: Decisions of each environment.
+        updates: Gradient steps of each member.
+        evaluated_at: Environment steps at the last evaluation.
+        episodes: Episodes that ended, of all members.
+        seconds: Wall time so far.
+        frozen: Why a member learns no more, by its index (a word, as in JSON).
+    """
+
+    decisions: int = 0
+    updates: int = 0
+    evaluated_at: int = -1
+    episodes: int = 0
+    seconds: float = 0.0
+    frozen: dict[str, str] = field(default_factory=dict)
+
+
+class Schedule(NamedTuple):
+    """When what is due, as functions of the counters.
+
+    Attributes:
+        num_envs: Environments per member.
+        repeat: Environment steps per decision.
+        seed_decisions: Random decisions before learning starts, over all environments.
+        updates_per_step: Gradient steps per decision of one environment.
+        reanalysis: Updates between two reanalyses; 0 is never.
+    """
+
+    num_envs: int
+    repeat: int
+    seed_decisions: int
+    updates_per_step: float
+    reanalysis: int
+
+    def env_steps(self, decisions: int) -> int:
+        """Environment steps after so many decisions."""
+        return decisions * self.num_envs * self.repeat
+
+    def is_random(self, decisions: int) -> bool:
+        """Whether the next action is a random one."""
+        return decisions * self.num_envs < self.seed_decisions
+
+    def updates_due(self, decisions: int) -> int:
+        """Gradient steps to have been made: none while acting randomly.
+
+        Those missed until then are made up for at once, which is the pretraining of
+        TD-MPC2.
+        """
+        if self.is_random(decisions):
+            return 0
+        return int(decisions * self.num_envs * self.updates_per_step)
+
+    @property
+    def pretraining(self) -> int:
+        """Gradient steps before the first planned action."""
+        first = -(-self.seed_decisions // self.num_envs)
+        return self.updates_due(first)
+
+    @property
+    def updates_at_once(self) -> int:
+        """Gradient steps that are one call."""
+        return max(1, int(self.num_envs * self.updates_per_step))
+
+    def reanalyses(self, updates: int) -> bool:
+        """Whether plans are renewed before the next call of updates."""
+        planned = updates - self.pretraining
+        if not self.reanalysis or planned < 0:
+            return False
+        return planned % self.reanalysis < min(self.updates_at_once, self.reanalysis)

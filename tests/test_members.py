@@ -1,0 +1,214 @@
+"""A population through the whole program: each member as if it were alone."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from planprior import checkpoint, launch, training
+from planprior.acting import Agent
+from planprior.checkpoint import CheckpointError, Checkpoints
+from planprior.experiment import TrainConfig
+from toys import TINY
+
+SEEDS, WEIGHTS = (3, 5), (0.2, 1.0)
+STEPS = 100  # environment steps; 25 decisions of 2 environments, of which 10 random
+
+
+def train(folder, **changes):
+    values = {
+        "task": "toys:uneven",
+        "steps": STEPS,
+        "seed_steps": 40,
+        "num_envs": 2,
+        "eval_every": 60,
+        "eval_episodes": 2,
+        "log_every": 20,
+        "run_dir": str(folder),
+        "settings": TINY,
+    }
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
+    result = launch.train(TrainConfig(**values | changes), console=console)
+    return result, screen.getvalue()
+
+
+def evaluations(folder):
+    with (Path(folder) / "eval.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def log(folder):
+    lines = (Path(folder) / "train.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def of_member(rows, seed, weight):
+    """A member's rows without what is measured by the clock."""
+    return [
+        {k: v for k, v in row.items() if k != "seconds" and not k.startswith("time_")}
+        for row in rows
+        if (int(row["seed"]), float(row["prior_weight"])) == (seed, weight)
+    ]
+
+
+def assert_same_rows(ours, theirs):
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if isinstance(value, str) and not value.replace(".", "").isdecimal():
+                assert value == other[name]
+            elif value is not None:
+                mine, its = np.asarray([value, other[name]], np.float64)
+                np.testing.assert_allclose(mine, its, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("members") / "run"
+    return folder, *train(folder, seeds=SEEDS, prior_weight=WEIGHTS)
+
+
+@pytest.mark.parametrize(("index", "seed", "weight"), [(1, 5, 0.2), (2, 3, 1.0)])
+def test_a_member_is_as_if_alone(together, tmp_path, index, seed, weight):
+    folder, result, _ = together
+    assert result.finished
+    train(tmp_path / "run", seed=seed, prior_weight=weight)
+    for read in (evaluations, log):
+        ours = of_member(read(folder), seed, weight)
+        assert_same_rows(ours, read_all(read, tmp_path / "run"))
+    ours = Agent.load(folder, member=index, checkpoint="latest")
+    theirs = Agent.load(tmp_path / "run", checkpoint="latest")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        ours.state,
+        theirs.state,
+    )
+
+
+def read_all(read, folder):
+    [row] = {(r["seed"], r["prior_weight"]) for r in read(folder)}
+    return of_member(read(folder), int(row[0]), float(row[1]))
+
+
+def test_every_member_is_logged_and_shown(together):
+    folder, _, screen = together
+    rows = evaluations(folder)
+    assert [(r["step"], r["seed"], r["prior_weight"]) for r in rows] == [
+        (step, seed, weight)
+        for step in ("60", "100")
+        for weight in ("0.2", "1.0")
+        for seed in ("3", "5")
+    ]
+    assert len({row["episode_reward"] for row in rows}) > 4
+    for text in (
+        "each of 4 members",
+        "member 2: seed 3, prior weight 1",
+        "mean and range of 4 members, 2 episodes each",
+    ):
+        assert text in screen
+    assert len(json.loads((folder / "config.json").read_text())["members"]) == 4
+    best = Checkpoints(folder / "checkpoints").best()
+    assert best is not None
+    means = {
+        step: np.mean([float(r["episode_reward"]) for r in rows if r["step"] == step])
+        for step in ("60", "100")
+    }
+    assert checkpoint.read_meta(best)["score"] == pytest.approx(max(means.values()))
+
+
+def test_one_is_taken_out_by_number_or_by_what_tells_it_apart(together):
+    folder, _, _ = together
+    agent = Agent.load(folder, member=3)
+    assert (agent.info["seed"], agent.info["prior_weight"]) == (5, 1.0)
+    assert float(agent.hypers.prior_weight) == 1.0
+    same = Agent.load(folder, member={"seed": 5, "prior_weight": 1.0})
+    assert same.info["member"] == 3
+    assert agent.act(np.zeros(3)) == same.act(np.zeros(3))
+    for wanted, count in (({"seed": 5}, 2), ({"seed": 4}, 0), ({"tau": 0.1}, 0)):
+        with pytest.raises(CheckpointError, match=f"fits {count} of the 4") as error:
+            Agent.load(folder, member=wanted)
+        assert "3: seed=5, prior_weight=1" in str(error.value)
+
+
+def test_another_sweep_on_the_same_folder_is_refused(together):
+    with pytest.raises(ValueError, match=r"train\.seeds was \[3, 5\] and is \[3, 6\]"):
+        train(together[0], seeds=(3, 6), prior_weight=WEIGHTS)
+
+
+# --- Members that diverge -------------------------------------------------------------
+
+
+SEED = 3
+DIVERGING = {"max_grad_norm": 1e38, "entropy_coef": (1e-4, 1e38)}
+"""The policy learns only after the pretraining; its first step is too much for one."""
+
+
+@pytest.fixture(scope="module")
+def half_frozen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frozen") / "run"
+    return folder, *train(folder, seed=SEED, settings=TINY | DIVERGING)
+
+
+def test_a_member_that_diverges_is_frozen_and_said_so_once(half_frozen):
+    folder, result, screen = half_frozen
+    assert result.finished
+    notice = "member 1 (seed 3, prior weight 0.5, entropy coef 1e+38) is frozen: "
+    assert screen.count(notice) == 1 and "the others go on" in screen
+    [row] = [row for row in log(folder) if row["event"] == "frozen"]
+    assert row["entropy_coef"] == 1e38
+    assert row["why"].startswith("policy_loss was NaN or infinite at ")
+    frozen_at = row["step"]
+    assert 40 <= frozen_at <= 60
+    rows = [row for row in log(folder) if row["entropy_coef"] == 1e38]
+    assert {r["event"] for r in rows if r["step"] > frozen_at} == set()
+    assert {row["entropy_coef"] for row in evaluations(folder)} == {"0.0001"}
+
+
+def test_the_others_do_not_notice(half_frozen, tmp_path):
+    folder, _, _ = half_frozen
+    tame = DIVERGING | {"entropy_coef": (1e-4, 2e-4)}
+    train(tmp_path / "run", seed=SEED, settings=TINY | tame)
+    ours, theirs = (
+        Agent.load(path, checkpoint="latest").state
+        for path in (folder, tmp_path / "run")
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_frozen_member_keeps_the_last_good_state(half_frozen):
+    early, late = (
+        Agent.load(half_frozen[0], member=1, checkpoint=step).state
+        for step in (60, STEPS)
+    )
+    jax.tree.map(np.testing.assert_array_equal, early, late)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(late))
+
+
+def test_a_frozen_member_stays_so_when_the_training_goes_on(half_frozen):
+    folder, _, _ = half_frozen
+    before = Agent.load(folder, member=1, checkpoint="latest").state
+    result, screen = train(
+        folder, seed=SEED, settings=TINY | DIVERGING, steps=STEPS + 40
+    )
+    assert result.finished
+    assert "member 1 stays frozen: policy_loss was NaN" in screen
+    assert "is frozen:" not in screen
+    assert len([row for row in log(folder) if row["event"] == "frozen"]) == 1
+    after = Agent.load(folder, member=1, checkpoint="latest").state
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_when_all_diverge_the_training_ends(tmp_path):
+    changes = TINY | DIVERGING | {"entropy_coef": (1e38, 2e38)}
+    with pytest.raises(
+        training.TrainingError, match="training diverged: policy_loss was NaN or"
+    ) as e:
+        train(tmp_path / "run", settings=changes)
+    assert "\n" not in str(e.value)
