@@ -15,6 +15,7 @@ import pytest
 import test_envs_toys as toys
 from planprior.envs import process, registry
 from planprior.envs.base import EnvError, EnvMaker, LocalPool, Pool, env_seeds
+from planprior.envs.generator import generator_state, set_generator_state
 from planprior.envs.process import ProcessPool, WorkerError, choose_workers
 
 N = 5
@@ -253,6 +254,61 @@ def test_an_end_that_breaks_the_specification_is_named(make, sentence, workers):
         with pytest.raises(EnvError, match=sentence):
             for _ in range(6):
                 pool.step(actions())
+
+
+# States -------------------------------------------------------------------------------
+
+
+def play(pool: Pool, first: int, last: int) -> list:
+    return [pool.step(actions(seed)) for seed in range(first, last)]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_pool_goes_on_from_its_state(workers):
+    with make_pool(toys.Steady, workers) as pool:
+        pool.reset()
+        play(pool, 0, 4)
+        state = pool.state()
+        expected = play(pool, 4, 12)
+    assert state is not None
+    # Another pool, in the other kind of process: it knows nothing but the state.
+    with make_pool(toys.Steady, 2 - workers, seed=9) as pool:
+        seen = pool.set_state(state)
+        np.testing.assert_array_equal(seen, state["observation"])
+        for one, other in zip(play(pool, 4, 12), expected, strict=True):
+            for field, wanted in zip(one, other, strict=True):
+                np.testing.assert_array_equal(field, wanted)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_state_that_cannot_be_told_is_none(workers):
+    with make_pool(toys.Counter, workers) as pool:
+        pool.reset()
+        assert pool.state() is None
+        pool.send(actions())
+        with pytest.raises(RuntimeError, match=r"state\(\) was called .* next call is"):
+            pool.state()
+
+
+def test_an_environment_without_set_state_says_so():
+    with LocalPool(toys.Counter, 1, 0) as pool, LocalPool(toys.Steady, 1, 0) as steady:
+        steady.reset()
+        state = steady.state()
+        assert state is not None
+        with pytest.raises(EnvError, match=r"toy:counter has no set_state\(\)"):
+            pool.set_state(state)
+
+
+def test_generators_go_on_from_their_state():
+    generator = np.random.default_rng(5)
+    generator.integers(2, dtype=np.uint32)  # leaves half a word behind
+    state = generator_state(generator)
+    expected = generator.integers(2**32, size=4, dtype=np.uint32)
+    other = np.random.default_rng(6)
+    set_generator_state(other, state)
+    assert (other.integers(2**32, size=4, dtype=np.uint32) == expected).all()
+    with pytest.raises(TypeError, match="is a MT19937; it must be a PCG64"):
+        generator_state(np.random.Generator(np.random.MT19937(0)))
 
 
 @pytest.mark.parametrize("workers", WORKERS)

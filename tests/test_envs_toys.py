@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from planprior.envs.base import Env, Outcome
+from planprior.envs.base import Env, EnvState, Outcome
+from planprior.envs.generator import generator_state, set_generator_state
 from planprior.spec import EnvSpec
 
 
@@ -45,6 +46,22 @@ class Counter(Env):
 
 def counter_length(seed: int) -> int:
     return 3 + seed % 4
+
+
+class Steady(Counter):
+    """Its state can be saved."""
+
+    def state(self) -> EnvState:
+        numbers = [self.count, self.episode, self.length, self.odd]
+        return {
+            "numbers": np.array(numbers),
+            "random": generator_state(self.random),
+        }
+
+    def set_state(self, state: EnvState) -> None:
+        self.count, self.episode, self.length, odd = map(int, state["numbers"])
+        self.odd = bool(odd)
+        set_generator_state(self.random, state["random"])
 
 
 class Faulty(Counter):

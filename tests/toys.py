@@ -1,8 +1,11 @@
 """An environment that a tiny agent learns in seconds, for tests of the whole."""
 
+import dataclasses
+
 import numpy as np
 
-from planprior.envs.base import Env, Outcome
+from planprior.envs.base import Env, EnvState, Outcome
+from planprior.envs.generator import generator_state, set_generator_state
 from planprior.spec import EnvSpec
 
 LENGTH = 10
@@ -44,6 +47,19 @@ class Uneven(Aim):
         ends = self.steps >= 4 and bool(self.rng.uniform() < 0.3)
         early = ends and self.steps <= LENGTH / 2
         return outcome._replace(terminated=ends, success=early)
+
+
+class Steady(Uneven):
+    """The same, and its state can be saved."""
+
+    spec = dataclasses.replace(Uneven.spec, name="toys:steady")
+
+    def state(self) -> EnvState:
+        return {"steps": np.array(self.steps), "rng": generator_state(self.rng)}
+
+    def set_state(self, state: EnvState) -> None:
+        self.steps = int(state["steps"])
+        set_generator_state(self.rng, state["rng"])
 
 
 class Broken(Aim):
@@ -124,6 +140,7 @@ class Snake(Ladder):
 
 ladder, snake = Ladder, Snake
 aim, uneven, broken, brief = Aim, Uneven, Broken, Brief
+steady = Steady
 
 TINY = {
     "network.encoder_dim": 16,

@@ -6,9 +6,9 @@ worker processes import this file.
 
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,6 +35,10 @@ def failure(what: str, error: BaseException) -> EnvError:
     told = EnvError(f"{what} failed: {type(error).__name__}: {reason}{place}")
     told.add_note("".join(traceback.format_exception(error)))
     return told
+
+
+EnvState = Mapping[str, np.ndarray]
+"""Plain arrays by name: all that the future of an environment depends on."""
 
 
 class Outcome(NamedTuple):
@@ -89,6 +93,23 @@ class Env(ABC):
             EnvError: It cannot be drawn, or not here.
         """
         raise EnvError(f"{self.spec.name} has no render() to draw a picture with")
+
+    def state(self) -> EnvState | None:
+        """Return all that the coming steps depend on, or None if that cannot be told.
+
+        With this and `set_state` a training that resumes goes on in the middle of its
+        episodes. The names, shapes and dtypes must always be the same, those right
+        after a `reset` included; random generators count, time limits too.
+        """
+        return None
+
+    def set_state(self, state: EnvState) -> None:
+        """Go on from what `state` returned, in this or another process.
+
+        Raises:
+            EnvError: The environment cannot do that.
+        """
+        raise EnvError(f"{self.spec.name} has no set_state() to go on with")
 
     def close(self) -> None:
         """Free what the environment holds."""
@@ -258,6 +279,27 @@ def _success(spec: EnvSpec, outcome: Outcome) -> bool:
     return bool(outcome.success)
 
 
+def read_states(envs: Sequence[Env], first: int = 0) -> list[EnvState | None]:
+    """Ask every environment for its state."""
+    states = []
+    for i, env in enumerate(envs):
+        with _Naming(env, first + i):
+            state = env.state()
+        if state is not None:
+            state = {name: np.asarray(value) for name, value in state.items()}
+        states.append(state)
+    return states
+
+
+def write_states(
+    envs: Sequence[Env], states: Sequence[EnvState], first: int = 0
+) -> None:
+    """Let every environment go on from its state."""
+    for i, env in enumerate(envs):
+        with _Naming(env, first + i):
+            env.set_state(states[i])
+
+
 class _Naming:
     """Turn an error into one sentence that says which environment it came from.
 
@@ -356,6 +398,32 @@ class Pool(ABC):
         self.send(actions)
         return self.recv()
 
+    def state(self) -> dict[str, Any] | None:
+        """Return what the coming steps depend on, a tree of arrays.
+
+        None unless every environment can tell. Between steps, not within one.
+        """
+        self._expect("send", "state")
+        states = self._read_states()
+        known = {f"{i:06d}": state for i, state in enumerate(states) if state}
+        if len(known) < self.num_envs:
+            return None
+        return {
+            "environments": known,
+            "observation": self._rows.reset_observation.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Go on from what `state` returned; return what is seen there, [N, O]."""
+        environments = state["environments"]
+        self._write_states([environments[name] for name in sorted(environments)])
+        self._rows.reset_observation[:] = state["observation"]
+        self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
+        self._due = "send"
+        return self._rows.reset_observation.copy()
+
     def close(self) -> None:
         """Close every environment; the pool cannot be used afterwards."""
         self._due = "nothing: it is closed"
@@ -379,6 +447,12 @@ class Pool(ABC):
 
     @abstractmethod
     def _recv(self) -> None: ...
+
+    @abstractmethod
+    def _read_states(self) -> Sequence[EnvState | None]: ...
+
+    @abstractmethod
+    def _write_states(self, states: Sequence[EnvState]) -> None: ...
 
     @abstractmethod
     def _close(self) -> None: ...
@@ -488,6 +562,12 @@ class LocalPool(Pool):
 
     def _recv(self) -> None:
         step_rows(self.envs, self._arrays)
+
+    def _read_states(self) -> Sequence[EnvState | None]:
+        return read_states(self.envs)
+
+    def _write_states(self, states: Sequence[EnvState]) -> None:
+        write_states(self.envs, states)
 
     def _close(self) -> None:
         for env in self.envs:

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +32,16 @@ from planprior.envs.base import (
     Env,
     EnvError,
     EnvMaker,
+    EnvState,
     Pool,
     Rows,
     build_envs,
     env_seeds,
+    read_states,
     reset_rows,
     row_layout,
     step_rows,
+    write_states,
 )
 from planprior.spec import EnvSpec
 
@@ -164,6 +168,17 @@ class ProcessPool(Pool):
         with self._closing_on_error():
             self._crew.gather(self._timeout)
 
+    def _read_states(self) -> Sequence[EnvState | None]:
+        with self._closing_on_error():
+            self._crew.ask("state")
+            parts = self._crew.gather(self._timeout)
+        return list(itertools.chain.from_iterable(parts))
+
+    def _write_states(self, states: Sequence[EnvState]) -> None:
+        with self._closing_on_error():
+            self._crew.ask("set_state", states)
+            self._crew.gather(self._timeout)
+
     def _close(self) -> None:
         self._finalizer()
         atexit.unregister(self._finalizer)
@@ -218,9 +233,10 @@ class _Crew:
                 member.send((file.name, num_envs, member.stop))
             self.gather(_START_TIMEOUT)
 
-    def ask(self, command: str, seeds: Sequence[int] | None = None) -> None:
+    def ask(self, command: str, values: Sequence[Any] | None = None) -> None:
+        """Send a command, and to each worker its environments' part of the values."""
         for member in self._members:
-            part = seeds[member.start : member.stop] if seeds else None
+            part = values[member.start : member.stop] if values else None
             member.send((command, part))
 
     def gather(self, timeout: float) -> list:
@@ -385,18 +401,21 @@ def serve(connection: Connection) -> None:
         rows = _map_rows(path, spec, num_envs).part(first, last)
         connection.send((None, None))
         while True:
-            _obey(connection.recv(), envs, rows, first)
-            connection.send((None, None))
+            connection.send((None, _obey(connection.recv(), envs, rows, first)))
     for env in envs:
         env.close()
 
 
-def _obey(order: tuple, envs: Sequence[Env], rows: Rows, first: int) -> None:
-    command, seeds = order
+def _obey(order: tuple, envs: Sequence[Env], rows: Rows, first: int) -> Any:
+    """Carry out a command; return the answer."""
+    command, values = order
+    if command == "step":
+        return step_rows(envs, rows, first)
     if command == "reset":
-        reset_rows(envs, rows, seeds, first)
-    else:
-        step_rows(envs, rows, first)
+        return reset_rows(envs, rows, values, first)
+    if command == "state":
+        return read_states(envs, first)
+    return write_states(envs, values, first)
 
 
 @contextmanager
