@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from planprior import log
 from planprior.log import (
     Progress,
     RunFolder,
     Shares,
     TensorBoard,
     WeightsAndBiases,
+    jsonl_parts,
 )
 
 
@@ -150,6 +152,55 @@ def test_lines_that_are_no_rows_are_dropped(tmp_path: Path) -> None:
     )
     fill(tmp_path, 5)
     assert steps(tmp_path / "train.jsonl") == [1]
+
+
+def all_steps(table: Path) -> list[int]:
+    return [step for part in jsonl_parts(table) for step in steps(part)]
+
+
+def test_a_long_table_continues_in_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "PART_BYTES", 60)  # two rows and a bit
+    fill(tmp_path, None, *range(10, 90, 10))
+    table = tmp_path / "train.jsonl"
+    parts = jsonl_parts(table)
+    assert [p.name for p in parts] == ["train.1.jsonl", "train.2.jsonl", "train.jsonl"]
+    assert all_steps(table) == [*range(10, 90, 10)]
+    # Going on from within a part drops what comes later, in whatever file it is.
+    fill(tmp_path, 40, 50)
+    assert all_steps(table) == [10, 20, 30, 40, 50]
+    fill(tmp_path, 10)
+    assert all_steps(table) == [10]
+    fill(tmp_path, None, *range(10, 60, 10))
+    fill(tmp_path, None, 5)
+    assert steps(table) == [5] and (tmp_path / "train.1.jsonl.old").exists()
+    assert jsonl_parts(table) == [table]
+
+
+class Full(io.StringIO):
+    """A file on a full disk: it accepts text, and cannot put it there."""
+
+    def flush(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("table", ["_train", "_eval"])
+def test_a_full_disk_is_one_sentence(tmp_path: Path, table: str) -> None:
+    name = "train.jsonl" if table == "_train" else "eval.csv"
+    with pytest.raises(OSError, match=rf"{name} could not be written: No space left"):
+        with RunFolder(tmp_path) as run:
+            getattr(run, table)._file.close()
+            getattr(run, table)._file = Full()
+            run.train({"step": 1})
+            run.evaluation({"step": 1})
+
+
+def test_an_error_is_not_hidden_by_tables_that_cannot_be_closed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="what went wrong"), RunFolder(tmp_path) as run:
+        run._train._file.close()
+        run._train._file = Full()  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError("what went wrong")
 
 
 def test_a_new_run_sets_old_tables_aside(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from planprior.runtime import (
     GracefulStop,
     Memory,
+    OutOfMemoryError,
     RunFolderError,
     RunLock,
     configure,
@@ -21,6 +24,7 @@ from planprior.runtime import (
     cpu_model,
     describe,
     device_memory,
+    explaining_memory,
     format_bytes,
     git_commit,
     host_memory,
@@ -298,3 +302,29 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         RunLock(tmp_path / "file" / "run"),
     ):
         pass
+
+
+# Too little memory.
+
+
+def test_a_device_without_memory_is_one_sentence() -> None:
+    text = "RESOURCE_EXHAUSTED: Out of memory allocating 4096 bytes.\nBuffer dump: ..."
+    with pytest.raises(OutOfMemoryError) as error, explaining_memory():
+        raise jax.errors.JaxRuntimeError(text)
+    assert str(error.value).startswith(
+        "the device has too little memory (Out of memory allocating 4096 bytes); lower "
+        "--buffer-size"
+    )
+    assert "\n" not in str(error.value)
+
+
+def test_a_host_without_memory_is_one_sentence() -> None:
+    with pytest.raises(OutOfMemoryError, match="the host has too little memory"):
+        with explaining_memory():
+            np.empty(2**55)
+
+
+def test_other_errors_pass() -> None:
+    for error in (jax.errors.JaxRuntimeError("INTERNAL: x"), RuntimeError("x")):
+        with pytest.raises(type(error), match="x"), explaining_memory():
+            raise error

@@ -79,11 +79,12 @@ def main() -> None:
     """Run the command of this process; every known error is one sentence."""
     from planprior.envs.base import EnvError
     from planprior.envs.process import WorkerError
-    from planprior.runtime import RunFolderError
+    from planprior.runtime import RunFolderError, explaining_memory
 
     known = (ValueError, ImportError, OSError, EnvError, WorkerError, RunFolderError)
     try:
-        status = run(sys.argv[1:])
+        with explaining_memory():
+            status = run(sys.argv[1:])
     except KeyboardInterrupt:
         status = 130
     except (*known, RuntimeError) as error:

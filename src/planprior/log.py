@@ -3,18 +3,23 @@
 `train.jsonl` has one JSON object per line, `eval.csv` one row per evaluation and agent.
 Both count in environment steps. Lines are only ever appended, whole; a run that resumes
 first drops the lines beyond the step where it goes on, so that none is there twice.
+
+A `train.jsonl` that has grown beyond `PART_BYTES` becomes `train.1.jsonl`, the next one
+`train.2.jsonl` and so on, and begins anew. No row is ever thrown away.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +34,9 @@ from rich.text import Text
 Row = Mapping[str, Any]
 
 MEMBER_COLUMNS = ("seed", "prior_weight")
+PART_BYTES = 64 << 20
+"""Size at which `train.jsonl` begins anew."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -95,17 +103,27 @@ class RunFolder:
 
     def close(self) -> None:
         """Closes the tables and the sinks."""
-        self.sync()
-        self._train.close()
-        self._eval.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close_sinks)
+            stack.callback(self._eval.close)
+            stack.callback(self._train.close)
+
+    def _close_sinks(self) -> None:
         for sink in list(self._sinks):
             self._guarded(sink, sink.close)
 
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # What went wrong first says more than that the tables cannot be closed either.
+        with contextlib.suppress(*(() if error is None else (OSError,))):
+            self.close()
 
     def _send(self, kind: str, row: Row) -> None:
         for sink in list(self._sinks):
@@ -119,31 +137,66 @@ class RunFolder:
             self._warn(f"{type(sink).__name__} failed and is left out: {error}")
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says in one sentence which table could not be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f"{path} could not be written: {why}") from error
+
+
 class _Table:
     """A text file to which whole lines are appended."""
 
     def __init__(self, path: Path, resumed_at: int | None):
-        if resumed_at is not None:
-            _drop_after(path, resumed_at, self._step)
-        elif path.exists() and path.stat().st_size:
-            os.replace(path, path.with_name(f"{path.name}.old"))
-        self._file = path.open("a", encoding="utf-8", newline="")
+        self._path = path
+        with _writing(path):
+            if resumed_at is None:
+                self._set_aside()
+            else:
+                self._drop_after(resumed_at)
+            self._file = path.open("a", encoding="utf-8", newline="")
 
     @staticmethod
     def _step(line: str) -> float:
         raise NotImplementedError
 
+    def _parts(self) -> list[Path]:
+        """The files of the table, in the order of their rows."""
+        return [self._path]
+
+    def _set_aside(self) -> None:
+        for path in self._parts():
+            if path.exists() and path.stat().st_size:
+                os.replace(path, path.with_name(f"{path.name}.old"))
+
+    def _drop_after(self, step: int) -> None:
+        for path in reversed(self._parts()):
+            if _drop_after(path, step, self._step):
+                return  # rows of earlier files are of earlier steps
+            if path != self._path:
+                path.unlink()
+
     def _append(self, line: str) -> None:
-        self._file.write(line)
-        self._file.flush()
+        with _writing(self._path):
+            self._file.write(line)
+            self._file.flush()
 
     def sync(self) -> None:
         """Waits until everything is on disk."""
-        os.fsync(self._file.fileno())
+        with _writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; everything is on disk then."""
+        try:
+            self.sync()
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 class JsonLines(_Table):
@@ -153,10 +206,34 @@ class JsonLines(_Table):
     def _step(line: str) -> float:
         return float(json.loads(line)["step"])
 
+    def _parts(self) -> list[Path]:
+        return jsonl_parts(self._path)
+
     def append(self, row: Row) -> None:
-        """Appends a row."""
+        """Appends a row, to a new file if this one has grown too large."""
+        if self._file.tell() >= PART_BYTES:
+            self._begin_anew()
         row = {"step": _step_of(row), **row}
         self._append(json.dumps(_plain(row, finite=True), allow_nan=False) + "\n")
+
+    def _begin_anew(self) -> None:
+        self.close()
+        number = len(self._parts())
+        with _writing(self._path):
+            os.replace(self._path, _part(self._path, number))
+            self._file = self._path.open("a", encoding="utf-8", newline="")
+
+
+def jsonl_parts(path: Path) -> list[Path]:
+    """Returns the files that a growing `train.jsonl` became, oldest rows first."""
+    numbers = itertools.takewhile(
+        lambda number: _part(path, number).exists(), itertools.count(1)
+    )
+    return [*(_part(path, number) for number in numbers), path]
+
+
+def _part(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
 class CsvTable(_Table):
@@ -216,14 +293,16 @@ def _plain(value: Any, *, finite: bool) -> Any:
     return value
 
 
-def _drop_after(path: Path, step: int, step_of: Callable[[str], float]) -> None:
+def _drop_after(path: Path, step: int, step_of: Callable[[str], float]) -> bool:
     """Rewrites a table without the lines beyond `step` and those that are no rows.
+
+    Returns whether there is any other.
 
     A last line without its end is one that was being written: a number in it may be
     cut short and still look like one.
     """
     if not path.exists():
-        return
+        return False
     temporary = path.with_name(f".{path.name}.tmp")
     with path.open("rb") as source, temporary.open("wb") as kept:
         for line in source:
@@ -235,7 +314,9 @@ def _drop_after(path: Path, step: int, step_of: Callable[[str], float]) -> None:
                 kept.write(line)
         kept.flush()
         os.fsync(kept.fileno())
+        left = kept.tell() > 0
     os.replace(temporary, path)
+    return left
 
 
 # Other places for the same rows.

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -227,6 +229,34 @@ def format_bytes(count: int | float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+class OutOfMemoryError(RuntimeError):
+    """Host or device have too little memory; the message is a sentence."""
+
+
+@contextmanager
+def explaining_memory() -> Iterator[None]:
+    """Turns what JAX and NumPy raise when memory is short into one sentence."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(_advice("the host", error)) from error
+    except RuntimeError as error:
+        # Told by its name, as JAX need not be imported for this.
+        jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+        if not jax or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemoryError(_advice("the device", error)) from error
+
+
+def _advice(where: str, error: Exception) -> str:
+    what = str(error).strip().partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")
+    return (
+        f"{where} has too little memory ({what.rstrip('.') or 'out of memory'}); lower "
+        "--buffer-size, --batch-size, --size or the number of members, or free memory "
+        "that others use"
+    )
 
 
 # Stopping.

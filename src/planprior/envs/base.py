@@ -448,11 +448,11 @@ class Pool(ABC):
     @abstractmethod
     def _recv(self) -> None: ...
 
-    @abstractmethod
-    def _read_states(self) -> Sequence[EnvState | None]: ...
+    def _read_states(self) -> Sequence[EnvState | None]:
+        return [None] * self.num_envs
 
-    @abstractmethod
-    def _write_states(self, states: Sequence[EnvState]) -> None: ...
+    def _write_states(self, states: Sequence[EnvState]) -> None:
+        raise EnvError(f"a pool of {self.spec.name} cannot go on from a state")
 
     @abstractmethod
     def _close(self) -> None: ...
