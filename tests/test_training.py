@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import load_file
 
 import toys
 from planprior import launch, training
 from planprior.acting import Agent
-from planprior.checkpoint import CheckpointError, Checkpoints
+from planprior.checkpoint import CheckpointError, Checkpoints, read_meta
 from planprior.envs.base import EnvError
 from planprior.experiment import TrainConfig
 from planprior.runtime import GracefulStop
@@ -233,6 +234,78 @@ def test_stopped_and_resumed_it_makes_the_same_steps(tmp_path, monkeypatch):
     assert events(folder, "update")[-1]["updates"] == STEPS // 2
 
 
+def arrays(folder, step):
+    """Everything that a checkpoint holds, but for how its replay is cut into files."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    path = checkpoints.path(step)
+    meta = read_meta(path)
+    found = {}
+    for file in sorted(path.glob("*.safetensors")):
+        found |= load_file(file)
+    found["counters"] = {k: v for k, v in meta["counters"].items() if k != "seconds"}
+    return found, rows_of(folder / "replay", meta["replay"])
+
+
+def rows_of(folder, state):
+    """The rows in the ring, by stream and serial, with their newest plans."""
+    rows, total = {}, np.zeros(0, int)
+    for entry in state["segments"]:
+        arrays = load_file(folder / entry["name"])
+        total = arrays["counters/total"].ravel()
+        for kind in ("rows", "plans"):
+            for k in range(len(arrays)):
+                part = f"{kind}/{k}/"
+                fields = {n: x for n, x in arrays.items() if n.startswith(part)}
+                for i in range(len(fields.get(f"{part}serial", ()))):
+                    values = {
+                        n.removeprefix(part): x[i].tobytes() for n, x in fields.items()
+                    }
+                    values.pop("stream"), values.pop("serial")
+                    at = tuple(int(fields[part + n][i]) for n in ("stream", "serial"))
+                    rows[at] = rows.get(at, {}) | values
+    oldest = total - state["capacity"]
+    return {at: row for at, row in rows.items() if at[1] >= oldest[at[0]]}
+
+
+@pytest.mark.parametrize(
+    ("stops", "overlap"),
+    [
+        ([60], True),
+        pytest.param([15, 60, 41], True, marks=pytest.mark.slow),
+        pytest.param([15, 60, 41], False, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_and_resumed_it_is_as_if_never_stopped(
+    tmp_path, monkeypatch, stops, overlap
+):
+    """Bit for bit, with an environment whose state can be saved, past the ring's end.
+
+    The stops fall into the pretraining, into an evaluation, and between steps.
+    """
+    changes = {"method": "bmpc", "num_envs": 2, "buffer_size": 60, "overlap": overlap}
+    changes |= {"steps": 240, "settings": TINY | {"reanalysis.interval": 3}}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(whole, "toys:steady", **changes)
+    for questions in stops:
+        with monkeypatch.context() as patch:
+            requested = property(lambda self, n=questions: stop_after(self, n))
+            patch.setattr(GracefulStop, "requested", requested)
+            result, _ = train(parts, "toys:steady", **changes)
+            assert not result.finished
+    result, _ = train(parts, "toys:steady", **changes)
+    assert result.finished
+    expected, found = arrays(whole, 240), arrays(parts, 240)
+    assert expected[0].keys() == found[0].keys() and expected[1] == found[1]
+    for name, value in expected[0].items():
+        np.testing.assert_array_equal(found[0][name], value, err_msg=name)
+    one, other = evaluations(whole), evaluations(parts)
+    for row in (*one, *other):
+        del row["seconds"]
+    assert one == other and len(one) == 3
+    for event in ("episode", "evaluation"):
+        assert events(whole, event) == events(parts, event)
+
+
 def stop_after(stop, questions):
     stop.asked = getattr(stop, "asked", 0) + 1
     return stop.asked > questions
@@ -254,13 +327,13 @@ def start(folder):
 
 
 def wait_for_checkpoints(folder, process, after):
-    for _ in range(1200):
+    for _ in range(6000):
         steps = Checkpoints(Path(folder) / "checkpoints").steps()
         if steps and steps[-1] > after:
             return steps[-1]
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
-    raise AssertionError("no checkpoint within a minute")
+    raise AssertionError("no checkpoint within five minutes")
 
 
 def test_killed_and_repeated_it_goes_on(tmp_path):

@@ -211,6 +211,7 @@ def load_population(
     if portable.is_agent(folder):
         return _exported(folder)
     info = checkpoint.read_meta(folder)
+    info.pop("replay", None)  # which an agent does not need
     try:
         if info.get("format") != FORMAT:
             raise ValueError(f"its format is {info.get('format')!r}, not {FORMAT}")

@@ -8,18 +8,16 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from planprior import checkpoint, runtime
 from planprior import experiment as experiments
-from planprior.checkpoint import Checkpoints, write_json_atomic
+from planprior import runtime
+from planprior.checkpoint import write_json_atomic
 from planprior.envs.base import Pool
 from planprior.envs.process import choose_workers
 from planprior.envs.registry import make_pool, proposed_settings, resolve
 from planprior.experiment import Experiment, TrainConfig
 from planprior.log import Progress, RunFolder, Sink, TensorBoard, WeightsAndBiases
+from planprior.saving import Saving, Start
 from planprior.sweep import Member
-
-KEPT = 3
-"""Checkpoints kept beside the best one."""
 
 PORTABLE = ("format", "spec", "agent", "hypers", "members")
 """Parts of `config.json` that checkpoints hold as well."""
@@ -39,6 +37,7 @@ class Result(NamedTuple):
     signal: int | None
 
 
+@runtime.explaining_memory()
 def train(config: TrainConfig, *, console: Console | None = None) -> Result:
     """Train an agent or a population, or go on with what is in the run folder.
 
@@ -50,6 +49,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         ValueError: A setting is wrong, or the run folder has another configuration.
         RunFolderError: Another process uses the run folder.
         TrainingError: The training diverged, that of every member.
+        OutOfMemoryError: Host or device have too little memory.
     """
     console = console or Console(highlight=False)
     runtime.configure(precision=config.precision)
@@ -65,9 +65,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         folder = experiment.run_dir
         stack.enter_context(runtime.RunLock(folder))
         _claim(folder, experiment)
-        checkpoints = Checkpoints(folder / "checkpoints", keep=KEPT, warn=console.print)
-        replays = Checkpoints(folder / "replay", keep=2, warn=console.print)
-        start = _resume_point(checkpoints, replays)
+        saving = Saving(folder, checkpoint_meta(experiment), warn=console.print)
+        start = saving.latest()
         others = [seed + 1 for seed in seeds]
         evaluation_pool = stack.enter_context(
             _pool(config, config.eval_episodes, others)
@@ -75,12 +74,11 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         with _folder(experiment, start, console) as (run, progress):
             stop = stack.enter_context(runtime.GracefulStop())
             training = _prepare(
-                experiment, pool, evaluation_pool, run, checkpoints, replays,
-                progress, stop,
-            )  # fmt: skip
+                experiment, pool, evaluation_pool, run, saving, progress, stop
+            )
             _introduce(training, start, console)
             if start is not None:
-                training.restore(start.step, start.counters)
+                training.restore(start)
             elif config.init_from:
                 _begin_from(config.init_from, training, console)
             finished = training.run()
@@ -99,13 +97,6 @@ def _pool(config: TrainConfig, num_envs: int, seeds: list[int]) -> Pool:
     return make_pool(config.task, count, seeds, config.num_workers())
 
 
-class Start(NamedTuple):
-    """Where to go on: the step of the checkpoints, and the counters there."""
-
-    step: int
-    counters: dict[str, Any]
-
-
 def _claim(folder: Path, experiment: Experiment) -> None:
     """Write `config.json`, or compare with the one that is there."""
     new = json.loads(json.dumps(experiments.to_json(experiment)))
@@ -121,30 +112,6 @@ def _claim(folder: Path, experiment: Experiment) -> None:
             "repeat its own, or choose another --run-dir"
         )
     write_json_atomic(folder / "config.json", new | {"machine": machine})
-
-
-def _resume_point(checkpoints: Checkpoints, replays: Checkpoints) -> Start | None:
-    """The newest good checkpoint whose replay is there as well."""
-    latest = checkpoints.latest()
-    if latest is None:
-        return None
-    stored = set(replays.steps())
-    for step in reversed(checkpoints.steps()):
-        path = checkpoints.path(step)
-        if step in stored and _is_good(path) and _is_good(replays.path(step)):
-            return Start(step, checkpoint.read_meta(path)["counters"])
-    raise ValueError(
-        f"the checkpoints in {checkpoints.folder} have no replay in {replays.folder}; "
-        "they can be evaluated, but training cannot go on from them"
-    )
-
-
-def _is_good(path: Path) -> bool:
-    try:
-        checkpoint.verify(path)
-    except checkpoint.CheckpointError:
-        return False
-    return True
 
 
 @contextmanager
@@ -181,9 +148,7 @@ def _sinks(experiment: Experiment, resumed_at: int | None) -> list[Sink]:
     return sinks
 
 
-def _prepare(
-    experiment, pool, evaluation_pool, run, checkpoints, replays, progress, stop
-):
+def _prepare(experiment, pool, evaluation_pool, run, saving, progress, stop):
     """Build population and training; only from here on is JAX's memory used."""
     from planprior.population import Population
     from planprior.training import Tools, Training
@@ -198,11 +163,8 @@ def _prepare(
         capacity=experiment.capacity,
     )
     _check_memory(population.replay_bytes())
-    tools = Tools(
-        pool, evaluation_pool, run, checkpoints, replays, progress,
-        lambda: stop.requested,
-    )  # fmt: skip
-    return Training(experiment, population, tools, checkpoint_meta(experiment))
+    tools = Tools(pool, evaluation_pool, run, saving, progress, lambda: stop.requested)
+    return Training(experiment, population, tools)
 
 
 def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
@@ -269,7 +231,7 @@ def _introduce(training: Any, start: Start | None, console: Console) -> None:
         lines += [f"member {i}: {m.describe()}" for i, m in enumerate(members)]
     if start is not None:
         lines.append(f"going on from {start.step:,} env steps")
-        frozen = start.counters.get("frozen", {}).items()
+        frozen = start.counters.frozen.items()
         lines += [f"member {i} stays frozen: {why}" for i, why in frozen]
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)

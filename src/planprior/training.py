@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from planprior import checkpoint, evaluation
-from planprior.checkpoint import Checkpoints
+from planprior import evaluation
 from planprior.envs.base import EnvError, Pool
 from planprior.envs.process import WorkerError
 from planprior.experiment import Experiment
@@ -25,6 +24,7 @@ from planprior.log import Progress, RunFolder, Shares
 from planprior.population import Decision, Population, describe_fault
 from planprior.replay import Replay
 from planprior.reporting import Reporter
+from planprior.saving import Saving, Start
 from planprior.schedule import Counters, Schedule
 from planprior.state import AgentState
 
@@ -40,8 +40,7 @@ class Tools(NamedTuple):
         pool: The environments that collect, P · E of them.
         evaluation_pool: The environments that evaluate.
         run: The tables.
-        checkpoints: The agents' checkpoints.
-        replays: The replays', of which only the last are kept.
+        saving: Where the training is saved.
         progress: The display.
         stop: Whether to end after this step.
     """
@@ -49,8 +48,7 @@ class Tools(NamedTuple):
     pool: Pool
     evaluation_pool: Pool
     run: RunFolder
-    checkpoints: Checkpoints
-    replays: Checkpoints
+    saving: Saving
     progress: Progress
     stop: Callable[[], bool]
 
@@ -69,7 +67,6 @@ class Training:
         experiment: Experiment,
         population: Population,
         tools: Tools,
-        meta: dict[str, Any],
     ) -> None:
         """Prepare a training; nothing runs before `run`.
 
@@ -77,10 +74,8 @@ class Training:
             experiment: What to train.
             population: Its programs.
             tools: What it uses.
-            meta: What every checkpoint is to say of the agents.
         """
         self.experiment, self.population, self.tools = experiment, population, tools
-        self._meta = meta
         train, spec = experiment.train, experiment.spec
         self.schedule = Schedule(
             num_envs=train.num_envs,
@@ -91,6 +86,7 @@ class Training:
         )
         self.total = -(-train.steps // experiment.steps_per_decision)
         self.counters = Counters()
+        self._start: Start | None = None
         self.agents: AgentState = population.init()
         self.replay: Replay = population.init_replay()
         self._warm_start = population.cold_start()
@@ -108,41 +104,49 @@ class Training:
 
     # --- Saving -----------------------------------------------------------------------
 
-    def save(self, score: float | None = None) -> None:
-        """Write agents, replay and counters.
+    def save(self, score: float | None = None, *, episodes: bool = True) -> None:
+        """Write all that is needed to go on.
 
-        The replay first, so that agents that can be resumed never lack theirs.
+        Args:
+            score: By which the best checkpoint is chosen.
+            episodes: Whether to keep the running episodes too, if the environments can
+                tell their state.
         """
         self._note_faults()
         with self._shares.section("save"):
             self.tools.run.sync()
-            step, counters = self.env_steps, dict(vars(self.counters))
-            replay = {"replay": self.replay}
-            self.tools.replays.save(step, replay, {"capacity": self._capacity()})
-            self.tools.checkpoints.save(
-                step,
-                {"agents": self.agents},
-                {**self._meta, "counters": counters},
-                score,
+            self.tools.saving.save(
+                self.env_steps,
+                self.agents,
+                self.replay,
+                vars(self.counters),
+                episodes=self._episodes() if episodes else None,
+                score=score,
             )
         self._saved_at = time.monotonic()
 
-    def _capacity(self) -> int:
-        num_envs, share = self.replay.starts.shape[1:]
-        return num_envs * share
+    def _episodes(self) -> dict[str, Any] | None:
+        """What the running episodes need to be gone on with, if that can be told."""
+        pool = self.tools.pool.state()
+        if pool is None:
+            return None
+        reset = np.asarray(self._reset)
+        return {"pool": pool, "reset": reset, "warm_start": self._warm_start}
 
-    def restore(self, step: int, counters: dict[str, Any]) -> None:
-        """Go on from the checkpoint of a step."""
-        checkpoints, replays = self.tools.checkpoints, self.tools.replays
-        loaded = checkpoint.load(checkpoints.path(step), {"agents": self.agents})
-        self.agents = loaded["agents"]
-        capacity = checkpoint.read_meta(replays.path(step))["capacity"]
-        like = jax.eval_shape(lambda: self.population.init_replay(capacity))
-        loaded = checkpoint.load(replays.path(step), {"replay": like})
-        self.replay = self.population.grow_replay(loaded["replay"])
-        self.counters = Counters(**counters)
+    def restore(self, start: Start) -> None:
+        """Go on from a checkpoint; `run` restores its episodes."""
+        saving, num_envs = self.tools.saving, self.schedule.num_envs
+        self.counters = start.counters
+        self.agents = saving.load_agents(start, self.agents)
+        most = max(self.experiment.train.buffer_size, self.population.capacity)
+        self.replay = saving.load_replay(start, most // num_envs, self._empty_replay)
         self._fault = self.population.no_fault()
         self._fault[[int(member) for member in self.counters.frozen]] = 1
+        self._start = start
+
+    def _empty_replay(self, room: int) -> Replay:
+        room *= self.schedule.num_envs
+        return self.population.init_replay(max(room, self.population.capacity))
 
     # --- Running ----------------------------------------------------------------------
 
@@ -169,19 +173,21 @@ class Training:
             return self._run()
         except (EnvError, WorkerError):
             if self.counters.decisions > begun_at:
-                self.save()
+                self.save(episodes=False)
             raise
 
     def _run(self) -> bool:
         self._begin_episodes()
+        if self._evaluation_due():
+            self.evaluate()  # that of this step was interrupted
         while self.counters.decisions < self.total and not self.tools.stop():
-            self._learn_until(self.schedule.updates_due(self.counters.decisions))
+            self._catch_up()
             if not self.tools.stop():
                 self._step()
                 self._after_step()
         finished = self.counters.decisions >= self.total
         if finished:
-            self._learn_until(self.schedule.updates_due(self.counters.decisions))
+            self._catch_up()
             finished = not self.tools.stop()
         if finished and self.counters.evaluated_at < self.env_steps:
             finished = self.evaluate()
@@ -190,12 +196,25 @@ class Training:
         return finished
 
     def _begin_episodes(self) -> None:
-        # Another seed after every resume, or the same first states would come again.
+        """Begin new episodes, or go on with those that were saved."""
+        # Other seeds after every resume, or the same first states would come again.
         observation = self.tools.pool.reset(self._seeds_for(0))
         shape = (self.population.num_members, self.schedule.num_envs)
         self._observation: Any = observation.reshape(*shape, -1)
         self._reset: Any = np.ones(shape, bool)
-        self.replay = self.population.begin(self.replay, self._observation)
+        saved = self._saved_episodes()
+        if saved is None:
+            self.replay = self.population.begin(self.replay, self._observation)
+            return
+        observation = self.tools.pool.set_state(saved["pool"])
+        self._observation = observation.reshape(*shape, -1)
+        self._reset, self._warm_start = saved["reset"], saved["warm_start"]
+
+    def _saved_episodes(self) -> dict[str, Any] | None:
+        like = self._episodes() if self._start else None
+        if self._start is None or like is None:
+            return None
+        return self.tools.saving.load_episodes(self._start, like)
 
     def _seeds_for(self, purpose: int) -> list[int]:
         """A seed for each member, from its own and the number of decisions."""
@@ -228,14 +247,21 @@ class Training:
         with shares.section("update"):
             jax.block_until_ready(self._metrics)
 
+    def _catch_up(self) -> None:
+        """Make the gradient steps that were missed, unless told to stop."""
+        due = self.schedule.updates_due(self.counters.decisions)
+        self._learn_until(due, stop=self.tools.stop)
+
     def _learn_beside(self, decisions: int) -> None:
         """Make the gradient steps that belong to the decision being carried out.
 
         Not those that were missed while acting randomly: they have the loop to
-        themselves.
+        themselves. No step is left half done, so that a training which goes on makes
+        every update from the rows from which it would have been made.
         """
         if not self.schedule.is_random(decisions - 1):
-            self._learn_until(self.schedule.updates_due(decisions))
+            due = self.schedule.updates_due(decisions)
+            self._learn_until(due, stop=lambda: False)
 
     def _decide(self) -> Decision:
         decisions = self.counters.decisions
@@ -248,11 +274,11 @@ class Training:
         self._warm_start, self._fault = decision.warm_start, decision.fault
         return decision
 
-    def _learn_until(self, due: int) -> None:
+    def _learn_until(self, due: int, *, stop: Callable[[], bool]) -> None:
         """Make the gradient steps that are due, in calls of the same length."""
         at_once = self.schedule.updates_at_once
         with self._shares.section("update"):
-            while self.counters.updates + at_once <= due and not self.tools.stop():
+            while self.counters.updates + at_once <= due and not stop():
                 self._learn(at_once)
                 self._show_pretraining(due)
 
@@ -315,7 +341,7 @@ class Training:
             what = "; ".join(dict.fromkeys(frozen.values()))
             raise TrainingError(
                 f"training diverged: {what}; the checkpoints in "
-                f"{self.tools.checkpoints.folder} are from before"
+                f"{self.tools.saving.checkpoints.folder} are from before"
             )
         for i in new:
             self._reporter.frozen(i, frozen[str(i)], self.counters)
@@ -329,11 +355,17 @@ class Training:
         self.tools.progress.update(step)
         if step // train.log_every > before // train.log_every:
             self._log()
-        every = self.experiment.eval_every
-        if step // every > before // every and self.counters.updates:
+        if self._evaluation_due():
             self.evaluate()
         elif time.monotonic() - self._saved_at > 60 * train.save_minutes:
             self.save()
+
+    def _evaluation_due(self) -> bool:
+        """Whether the last decision passed a multiple that was not evaluated."""
+        step, every = self.env_steps, self.experiment.eval_every
+        before = step - self.experiment.steps_per_decision
+        passed = step // every > before // every and self.counters.updates > 0
+        return passed and self.counters.evaluated_at < step
 
     def _log(self) -> None:
         self._note_faults()
