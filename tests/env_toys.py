@@ -18,16 +18,16 @@ class Fine(Env):
     def reset(self, seed: int | None = None) -> np.ndarray:
         if seed is not None:
             self.random = np.random.default_rng(seed)
-        self.steps, self.state = 0, self.random.uniform(-1, 1, 2)
+        self.steps, self.position = 0, self.random.uniform(-1, 1, 2)
         return self.see()
 
     def see(self) -> np.ndarray:
-        return (self.scale * self.state).astype(np.float32)
+        return (self.scale * self.position).astype(np.float32)
 
     def step(self, action: np.ndarray) -> Outcome:
         self.steps += 1
-        self.state = 0.9 * self.state + 0.1 * float(action[0])
-        reward = self.reward_scale * (1 - abs(float(self.state[0])))
+        self.position = 0.9 * self.position + 0.1 * float(action[0])
+        reward = self.reward_scale * (1 - abs(float(self.position[0])))
         over = self.steps >= 50
         return Outcome(self.see(), reward, False, over)
 
@@ -64,7 +64,7 @@ class Moody(Fine):
     hidden = np.random.default_rng(0)
 
     def step(self, action: np.ndarray) -> Outcome:
-        self.state = self.state + 0.01 * self.hidden.uniform(-1, 1, 2)
+        self.position = self.position + 0.01 * self.hidden.uniform(-1, 1, 2)
         return super().step(action)
 
 
