@@ -21,6 +21,7 @@ from planprior.acting import Agent
 from planprior.checkpoint import CheckpointError, Checkpoints, read_meta
 from planprior.envs.base import EnvError
 from planprior.experiment import TrainConfig
+from planprior.replay_store import ReplayStore
 from planprior.runtime import GracefulStop
 from planprior.training import Schedule
 from toys import LENGTH, TINY
@@ -195,7 +196,12 @@ def test_an_environment_that_breaks_is_one_sentence_and_nothing_is_lost(
         train(folder, "toys:broken")
     # Its 30 good decisions are there, and what was learned from them.
     checkpoints = Checkpoints(folder / "checkpoints")
-    assert checkpoints.steps() == Checkpoints(folder / "replay").steps() == [60]
+    assert checkpoints.steps() == [60]
+    stored = read_meta(checkpoints.path(60))["replay"]
+    ReplayStore(folder / "replay").verify(stored)
+    assert (
+        len(rows_of(folder / "replay", stored)) == 30 + 4
+    )  # a first row, and one after each of 3 ends
     assert Agent.load(folder).act(np.zeros(3)).shape == (1,)
     monkeypatch.setattr(toys.Broken, "lasts", 10_000)
     result, screen = train(folder, "toys:broken")
