@@ -95,7 +95,7 @@ def devices(run: Run) -> set[str]:
         if (row["task"], row["method"], row["seed"]) == wanted
     ]
     return {
-        f"{row['cpu']}, {row['cores']} cores"
+        f"{row['cpu']}, {row['cores']} core{'s' * (row['cores'] != '1')}"
         if row["device"] == "cpu"
         else row["device"]
         for row in rows

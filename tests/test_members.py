@@ -75,7 +75,10 @@ def together(tmp_path_factory):
     return folder, *train(folder, seeds=SEEDS, prior_weight=WEIGHTS)
 
 
-@pytest.mark.parametrize(("index", "seed", "weight"), [(1, 5, 0.2), (2, 3, 1.0)])
+@pytest.mark.parametrize(
+    ("index", "seed", "weight"),
+    [(1, 5, 0.2), pytest.param(2, 3, 1.0, marks=pytest.mark.slow)],
+)
 def test_a_member_is_as_if_alone(together, tmp_path, index, seed, weight):
     folder, result, _ = together
     assert result.finished
@@ -171,6 +174,7 @@ def test_a_member_that_diverges_is_frozen_and_said_so_once(half_frozen):
     assert {row["entropy_coef"] for row in evaluations(folder)} == {"0.0001"}
 
 
+@pytest.mark.slow
 def test_the_others_do_not_notice(half_frozen, tmp_path):
     folder, _, _ = half_frozen
     tame = DIVERGING | {"entropy_coef": (1e-4, 2e-4)}

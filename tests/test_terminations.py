@@ -56,10 +56,10 @@ def train(folder: Path, task: str, first: int = 0, **changes) -> Run:
             kept.append(self)
             return run(self)
 
-        def watching(self, agents, observation, warm_start, reset, step):
+        def watching(self, agents, observation, warm_start, reset, *others):
             seen.append(np.asarray(observation))
             resets.append(np.asarray(reset))
-            return act(self, agents, observation, warm_start, reset, step)
+            return act(self, agents, observation, warm_start, reset, *others)
 
         patch.setattr(Training, "run", keeping)
         patch.setattr(Population, "act", watching)

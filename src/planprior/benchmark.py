@@ -202,7 +202,7 @@ class Subject:
     def loop(self, pool: Pool, decisions: int, shares: Shares) -> None:
         """Train for some decisions, with the environments beside the updates.
 
-        The order of `training.py`: plan, dispatch the update, step, store.
+        The order of `training.py`: plan, send, dispatch the update, receive, store.
         """
         population = self.population
         shape = (population.num_members, population.num_envs)
@@ -212,12 +212,13 @@ class Subject:
             with shares.section("plan"):
                 decision, _ = population.act(self.agents, seen, warm_start, reset, step)
                 action = np.asarray(decision.action)
+            with shares.section("env"):
+                pool.send(action.reshape(pool.num_envs, -1))
             with shares.section("update"):
                 self.agents, metrics = population.update(
                     self.agents, self.replay, self._count, num_updates=self.updates
                 )
             with shares.section("env"):
-                pool.send(action.reshape(pool.num_envs, -1))
                 outcome = pool.recv()
             with shares.section("transfer"):
                 answer = population.seen(outcome)

@@ -511,15 +511,16 @@ class Population:
         keys = self._keys, np.int32(Purpose.ACT), np.int32(0)
         warm_start = self.cold_start()
         return self._act.lower(
-            agents, observation, warm_start, reset, self.hypers, *keys, explore=True
-        )
+            agents, observation, warm_start, reset, self.no_fault(), self.hypers, *keys,
+            explore=True,
+        )  # fmt: skip
 
     def lower_update(
         self, agents: AgentState, replay: Replay, num_updates: int
     ) -> jax.stages.Lowered:
         """The program of `update`, not compiled yet; see `lower_act`."""
         return self._update.lower(
-            agents, replay, self.hypers, self._keys, np.int32(0),
+            agents, replay, self.no_fault(), self.hypers, self._keys, np.int32(0),
             num_updates=num_updates, learn_policy=True,
         )  # fmt: skip
 

@@ -230,11 +230,14 @@ class Training:
             decision = self._decide()
             action, fault = jax.device_get((decision.action, decision.fault))
         self._note_faults(fault)
-        if self.experiment.train.overlap:
-            self._learn_beside(counters.decisions + 1)
+        # Before the learner is dispatched: starting its kernels takes a GPU's host as
+        # long as workers take for a step.
         with shares.section("env"):
             pool = self.tools.pool
             pool.send(action.reshape(pool.num_envs, -1))
+        if self.experiment.train.overlap:
+            self._learn_beside(counters.decisions + 1)
+        with shares.section("env"):
             outcome = pool.recv()
         seen = self.population.seen(outcome)
         with shares.section("store"):

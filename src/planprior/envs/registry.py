@@ -33,8 +33,8 @@ from planprior.spec import EnvSpec
 
 # Files of this folder that are no suites; `probe` and `device` step on the device.
 _OTHERS = {
-    *("base", "check", "device", "options", "own", "probe", "process", "registry"),
-    *("spaces", "vector", "worker"),
+    *("base", "check", "device", "generator", "options", "own", "probe", "process"),
+    *("registry", "spaces", "vector", "worker"),
 }
 
 
