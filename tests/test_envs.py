@@ -367,7 +367,7 @@ def test_an_error_of_a_worker_itself_is_shown_with_its_traceback(monkeypatch):
     with make_pool(toys.Counter, 2) as pool:
         pool.reset()
         assert isinstance(pool, ProcessPool)
-        pool._crew.ask("nonsense")  # which a worker takes for a step, without an action
+        pool._crew.ask("step")
         pool._crew.gather(20.0)
         pool._crew._members[0].send(("step",))
         with pytest.raises(WorkerError, match=r"(?s)0 to 1 of .* failed:\nTraceback"):
