@@ -185,6 +185,52 @@ class Ours:
         """Nothing to free."""
 
 
+class Bare(Ours):
+    """Our agent without the population around it: no members, no replay."""
+
+    def __init__(self, method: str) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        from planprior import agent
+
+        super().__init__(method)
+        population, config = self.subject.population, self.experiment.config
+        hypers = self.experiment.hypers.arrays()
+        key = jax.random.key(0)
+        batch, _ = population._sample(self.subject.replay, population._keys, 0)
+        batch, self.state = jax.tree.map(
+            lambda x: jnp.copy(x[0]), (batch, self.subject.agents)
+        )
+        see, warm = jnp.zeros((1, OBSERVATION)), population.cold_start()[0]
+        start = jnp.zeros(1, bool)
+        act = jax.jit(
+            lambda state, see, warm, hypers, key: agent.act(
+                state, see, warm, start, hypers, config, key=key, explore=True
+            )
+        )
+        update = jax.jit(
+            lambda state, batch, hypers, key: agent.update(
+                state, batch, hypers, config, key=key
+            ),
+            donate_argnums=0,
+        )
+        self.parts = {
+            "plan": lambda: (act(self.state, see, warm, hypers, key), None),
+            "update": lambda: update(self.state, batch, hypers, key),
+        }
+
+    def run(self, part: str) -> float:
+        """Seconds of one part."""
+        import jax
+
+        start = time.perf_counter()
+        result = jax.block_until_ready(self.parts[part]())
+        if part == "update":
+            self.state = result[0]
+        return time.perf_counter() - start
+
+
 def compare(programs: dict[str, Any], repeats: int, seconds: float) -> dict[str, Any]:
     """Time plan and update of all programs in turns, and the peak with them."""
     from planprior.benchmark import matmul_peak
@@ -252,6 +298,7 @@ def main() -> None:
             programs[f"published {name}"] = Published(
                 options.python, name, folder.resolve()
             )
+    programs["tdmpc2 without a population"] = Bare("tdmpc2")
     found = compare(programs, options.repeats, options.seconds)
     rows = report(programs, found)
     torch = {p.version for p in programs.values() if isinstance(p, Published)}
