@@ -104,6 +104,19 @@ def test_acting_needs_neither_learning_nor_simulators(name):
     assert "optax" not in others
 
 
+def test_exporters_know_only_what_acts():
+    for path in (SOURCE / "exporters").glob("*.py"):
+        ours, others = imports(path)
+        ours = {n for n in ours if not n.startswith("exporters")}
+        assert ours <= {*ACTING, "__version__"}, path
+        # Each is imported in the one file that writes its kind of file.
+        assert others.isdisjoint({"onnx", "onnxruntime"} - _allowed(path)), path
+
+
+def _allowed(path):
+    return {"onnx", "onnxruntime"} if path.stem == "onnx_file" else set()
+
+
 @pytest.mark.parametrize("name", FREE_OF_OURS)
 def test_tools_know_nothing_of_agents(name):
     ours, _ = imports(SOURCE / f"{name}.py")

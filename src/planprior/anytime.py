@@ -136,7 +136,7 @@ class CompiledPlanner:
         self._key = jax.random.key(seed)
         own = agent.config.planner
         counts = levels or _halves(own)
-        self._planners = [_resized(own, count) for count in counts]
+        self._planners = [resized(own, count) for count in counts]
         iterations = own.num_iterations(agent.spec.action_dim)
         self.levels = [Level(p.num_samples, iterations) for p in self._planners]
         self._begin = jax.jit(self._begin_program, static_argnames="planner_config")
@@ -252,7 +252,7 @@ def _halves(own: PlannerConfig) -> list[int]:
     return [n for n in counts if n >= own.num_elites]
 
 
-def _resized(own: PlannerConfig, samples: int) -> PlannerConfig:
+def resized(own: PlannerConfig, samples: int) -> PlannerConfig:
     """The planner with another number of samples, and elites in proportion."""
     share = samples / own.num_samples
     return dataclasses.replace(

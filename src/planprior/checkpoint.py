@@ -30,6 +30,7 @@ VERSION = 1
 
 _LOG = logging.getLogger(__name__)
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[a-z]{1,16}")
 _STEP_FOLDER = re.compile(r"step_(\d{9,18})|\.step_(\d{9,18})\.old")
 
 
@@ -37,6 +38,7 @@ def save(
     folder: str | Path,
     groups: Mapping[str, PyTree],
     meta: Mapping[str, Any] | None = None,
+    attached: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a checkpoint, or leaves the one that was there as it was.
 
@@ -45,6 +47,7 @@ def save(
         groups: A pytree of arrays per group; each group becomes a file of its own and
             can be loaded alone.
         meta: Anything that JSON can hold.
+        attached: Further files by name, which nothing here reads.
     """
     folder = Path(folder)
     leaves = {group: _leaves(group, tree) for group, tree in groups.items()}
@@ -53,7 +56,7 @@ def save(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"meta of {folder} is no valid JSON: {error}") from None
     try:
-        _write(folder, leaves, meta)
+        _write(folder, leaves, meta, attached or {})
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder} could not be written: {error.strerror or error}"
@@ -72,7 +75,7 @@ def load(folder: str | Path, like: Mapping[str, PyTree]) -> dict[str, PyTree]:
     folder = _located(Path(folder))
     files, _ = _read_manifest(folder)
     wanted = {group: _leaves(group, tree) for group, tree in like.items()}
-    paths = {group: _checked(folder, files, group) for group in wanted}
+    paths = {group: _checked(folder, files, f"{group}.safetensors") for group in wanted}
     stored = {group: tensorfile.read_header(path) for group, path in paths.items()}
     misfits = [
         text for group in wanted for text in _misfits(wanted[group], stored[group])
@@ -98,7 +101,7 @@ def verify(folder: str | Path) -> None:
     folder = _located(Path(folder))
     files, _ = _read_manifest(folder)
     for name in files:
-        _checked(folder, files, name.removesuffix(".safetensors"))
+        _checked(folder, files, name)
 
 
 class Checkpoints:
@@ -272,9 +275,15 @@ def _printable(text: str) -> str:
 # Files.
 
 
-def _write(folder: Path, leaves: Mapping[str, dict[str, Any]], meta: Any) -> None:
+def _write(
+    folder: Path,
+    leaves: Mapping[str, dict[str, Any]],
+    meta: Any,
+    attached: Mapping[str, bytes],
+) -> None:
     """Writes into a folder beside `folder`, which then takes its place."""
-    foreign = [entry.name for entry in _entries(folder) if not _is_ours(entry)]
+    ours = _ours(folder)
+    foreign = [entry.name for entry in _entries(folder) if not _is_ours(entry, ours)]
     if foreign:
         raise CheckpointError(
             f"{folder} is no checkpoint (it holds {foreign[0]}) and is not overwritten"
@@ -287,6 +296,8 @@ def _write(folder: Path, leaves: Mapping[str, dict[str, Any]], meta: Any) -> Non
         for group, arrays in leaves.items():
             name = f"{group}.safetensors"
             files[name] = tensorfile.write(temporary / name, arrays)
+        for name, content in attached.items():
+            files[name] = _attach(temporary / name, content)
         document = {"format": FORMAT, "version": VERSION, "files": files, "meta": meta}
         document["sha256"] = _digest(document)
         write_json_atomic(temporary / "meta.json", document)
@@ -360,12 +371,11 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return files, meta
 
 
-def _checked(folder: Path, files: Mapping[str, Any], group: str) -> Path:
-    """Returns the path of a group's file after comparing its checksum."""
-    name = f"{group}.safetensors"
+def _checked(folder: Path, files: Mapping[str, Any], name: str) -> Path:
+    """Returns the path of a file after comparing its checksum."""
     path = folder / name
-    if not _GROUP.fullmatch(group):
-        raise DamagedCheckpointError(f"checkpoint {folder} names a file {group!r}")
+    if not _FILE.fullmatch(name):
+        raise DamagedCheckpointError(f"checkpoint {folder} names a file {name!r}")
     if name not in files:
         there = ", ".join(_printable(file) for file in files) or "none"
         raise CheckpointError(f"checkpoint {folder} has no file {name}; it has {there}")
@@ -385,5 +395,20 @@ def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.exists() else []
 
 
-def _is_ours(path: Path) -> bool:
-    return path.suffix == ".safetensors" or path.name in {"meta.json", ".meta.json.tmp"}
+def _ours(folder: Path) -> set[str]:
+    """Returns the names of the files that a good checkpoint says are its own."""
+    try:
+        return {"meta.json", ".meta.json.tmp", *_read_manifest(folder)[0]}
+    except CheckpointError:
+        return {"meta.json", ".meta.json.tmp"}
+
+
+def _is_ours(path: Path, ours: set[str]) -> bool:
+    return path.suffix == ".safetensors" or path.name in ours
+
+
+def _attach(path: Path, content: bytes) -> str:
+    with path.open("xb") as file:
+        file.write(content)
+        tensorfile.sync(file)
+    return hashlib.sha256(content).hexdigest()

@@ -1,6 +1,7 @@
 """From a run, or a published checkpoint, to an agent folder, and back to an agent."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,11 @@ class Learner(NamedTuple):
 
 
 def export(
-    agent: CanAct, learner: Learner, folder: str | Path, run: Path | None = None
+    agent: CanAct,
+    learner: Learner,
+    folder: str | Path,
+    run: Path | None = None,
+    attached: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write an agent folder.
 
@@ -45,6 +50,7 @@ def export(
         learner: Its other part.
         folder: Where to.
         run: The run that it comes from, whose evaluation of it is taken along.
+        attached: Further files by name, such as those for other runtimes.
 
     Raises:
         CheckpointError: It cannot be written there.
@@ -54,7 +60,8 @@ def export(
     scores = _scores(run, said) if run else agent.info.get("scores")
     versions = {"trained_with": agent.info.get("versions")}
     versions["exported_with"] = runtime.versions()
-    portable.save(folder, agent, learner, said | {"scores": scores} | versions)
+    info = said | {"scores": scores} | versions
+    portable.save(folder, agent, learner, info, attached)
 
 
 def _scores(run: Path, said: dict[str, Any]) -> dict[str, float] | None:
@@ -72,6 +79,13 @@ def _scores(run: Path, said: dict[str, Any]) -> dict[str, float] | None:
                     if name.endswith(("reward", "reward_std")) or name == "episodes"
                 }
     return None
+
+
+def experience(info: dict[str, Any]) -> str:
+    """How an agent came to be what it is: by how many env steps, or by import."""
+    if not info.get("step") and info.get("source"):
+        return "imported"
+    return f"at {info.get('step') or 0:,} env steps"
 
 
 def save_published(published: Published, folder: str | Path, info: dict[str, Any]):

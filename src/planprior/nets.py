@@ -14,6 +14,8 @@ from planprior.types import PRNGKey
 Activation = Callable[[Float[Array, "out"]], Float[Array, "out"]]
 Tree = TypeVar("Tree")
 
+LAYER_NORM_EPSILON = 1e-5
+
 
 def simnorm(x: Float[Array, "L"], group: int) -> Float[Array, "L"]:
     """Softmax within groups of `group` neighbours (TD-MPC2, §3.1): simplices."""
@@ -84,7 +86,7 @@ class NormedLinear(eqx.Module):
         if dropout is not None:
             x = x * dropout
         centred = x - jnp.mean(x)
-        std = jnp.sqrt(jnp.mean(centred * centred) + 1e-5)
+        std = jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
         return activation(centred / std * self.scale + self.shift)
 
 

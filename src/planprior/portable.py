@@ -34,7 +34,13 @@ MIGRATIONS: dict[int, Callable[[Meta], Meta]] = {}
 _SAID_OF_IT = ("task", "method", "size", "seed", "prior_weight", "step", "score")
 
 
-def save(folder: str | Path, agent: CanAct, learner: PyTree, info: Meta) -> None:
+def save(
+    folder: str | Path,
+    agent: CanAct,
+    learner: PyTree,
+    info: Meta,
+    attached: Mapping[str, bytes] | None = None,
+) -> None:
     """Write an agent folder, or leave what was there as it was.
 
     Args:
@@ -43,6 +49,7 @@ def save(folder: str | Path, agent: CanAct, learner: PyTree, info: Meta) -> None
         learner: What training goes on from.
         info: What is to be said of it: task, method, size, seed, prior weight, step,
             score; versions, and anything else that JSON can hold.
+        attached: Further files by name, such as those for other runtimes.
 
     Raises:
         CheckpointError: It cannot be written there.
@@ -61,7 +68,7 @@ def save(folder: str | Path, agent: CanAct, learner: PyTree, info: Meta) -> None
     if Path(folder).exists() and not is_agent(folder):
         raise CheckpointError(f"{folder} is there and is no agent; it is left as it is")
     networks = Networks(state.model, state.policy, state.prior)
-    checkpoint.save(folder, {"agent": networks, "learner": learner}, meta)
+    checkpoint.save(folder, {"agent": networks, "learner": learner}, meta, attached)
 
 
 def is_agent(folder: str | Path) -> bool:

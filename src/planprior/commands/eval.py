@@ -44,6 +44,7 @@ def run(options: Eval) -> int:
     from planprior.acting import Agent
     from planprior.envs.registry import make_pool
     from planprior.evaluation import evaluate, summary
+    from planprior.exporting import experience
 
     if options.episodes < 1:
         raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
@@ -73,7 +74,7 @@ def run(options: Eval) -> int:
         told["video"] = str(_film(agent, options))
     shown = ("task", "method", "size", "member", "seed", "prior_weight", "step")
     context = {name: agent.info[name] for name in shown}
-    _tell(context | {"mode": options.mode} | told, options)
+    _tell(context | {"mode": options.mode} | told, experience(agent.info), options)
     return 0
 
 
@@ -105,15 +106,14 @@ def _member(text: str) -> int | dict[str, float]:
         ) from None
 
 
-def _tell(told: dict[str, Any], options: Eval) -> None:
+def _tell(told: dict[str, Any], experience: str, options: Eval) -> None:
     if options.json:
         print(json.dumps(told))
         return
     console = Console(highlight=False)
     console.print(
-        f"{told['task']}, {told['method']} at {told['step']:,} env steps, by "
-        f"{options.mode}: {told['mean']:.1f} "
-        f"(95 % interval {told['low']:.1f} to {told['high']:.1f}, "
+        f"{told['task']}, {told['method']}, {experience}, by {options.mode}: "
+        f"{told['mean']:.1f} (95 % interval {told['low']:.1f} to {told['high']:.1f}, "
         f"{told['episodes']} episodes)",
         soft_wrap=True,
     )

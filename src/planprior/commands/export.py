@@ -12,43 +12,70 @@ from tyro.conf import Positional
 class Export:
     """Write one agent of a run into a folder of its own, of a few megabytes.
 
+    On request with programs for other runtimes in it, which have the weights inside and
+    need no planprior; runtimes.json describes them.
+
     Attributes:
         run: Run folder, one of its checkpoints, or an agent's folder.
         folder: Where to; an agent that is there is replaced.
         checkpoint: best (by evaluation), latest, or the environment steps of one.
         member: Which agent of a population.
+        onnx: Add policy.onnx: the policy's action without noise.
+        stablehlo: Add policy.stablehlo and plan.stablehlo: the same, and one plan.
+        platforms: What StableHLO programs are for: cpu, cuda, rocm, tpu, or several.
+        samples: Of the exported plan, instead of the agent's own.
+        iterations: Of the exported plan, instead of the agent's own.
+        ahead: Let the exported plan begin where the action under way leads to, a
+            further input, as the controller does to make up for a period of delay.
     """
 
     run: Positional[Path]
     folder: Positional[Path]
     checkpoint: str = "best"
     member: int = 0
+    onnx: bool = False
+    stablehlo: bool = False
+    platforms: tuple[str, ...] = ("cpu",)
+    samples: int | None = None
+    iterations: int | None = None
+    ahead: bool = False
 
 
 def run(options: Export) -> int:
     """Export, and say what it came to."""
     from planprior.acting import Agent
     from planprior.commands.eval import parse_checkpoint
+    from planprior.exporters import manifest
     from planprior.exporting import Learner, export
 
     which = parse_checkpoint(options.checkpoint)
+    wanted = manifest.Wanted(
+        options.stablehlo, options.onnx, options.platforms, options.samples,
+        options.iterations, options.ahead,
+    )  # fmt: skip
+    wanted.check()
     agent = Agent.load(options.run, checkpoint=which, member=options.member)
+    files = manifest.files(agent, wanted)
     is_run = (options.run / "checkpoints").is_dir()
-    export(
-        agent, Learner.of(agent.state), options.folder, options.run if is_run else None
-    )
-    _tell(agent.info, options.folder)
+    learner, origin = Learner.of(agent.state), options.run if is_run else None
+    export(agent, learner, options.folder, origin, files)
+    _tell(agent.info, options.folder, files)
     return 0
 
 
-def _tell(info: dict[str, Any], folder: Path) -> None:
+def _tell(info: dict[str, Any], folder: Path, files: dict[str, bytes]) -> None:
     from planprior.runtime import format_bytes
 
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     size = format_bytes(sum(file.stat().st_size for file in folder.iterdir()))
-    said = f"{info['task'] or 'no task'}, {info['method']}"
-    said += f", at {info.get('step') or 0:,} env steps"
-    Console(highlight=False).print(
-        f"{said}: {size} in {folder}; look at it with: planprior eval {folder}",
-        soft_wrap=True,
-        markup=False,
+    console.print(
+        f"{_named(info)}: {size} in {folder}; look at it with: planprior eval {folder}"
     )
+    if files:
+        console.print(f"for other runtimes: {', '.join(files)}")
+
+
+def _named(info: dict[str, Any]) -> str:
+    from planprior.exporting import experience
+
+    return f"{info['task'] or 'no task'}, {info['method']}, {experience(info)}"
