@@ -171,6 +171,8 @@ class Size:
         reanalysis: Sizes of reanalysis, where the method has it.
         batch_size: Slices per update.
         learning_rate: Adam's; narrow networks bear, and need, a greater one.
+        tau: Rate of the target heads. Trainings on CPUs make few updates: at TD-MPC2's
+            0.01 their values would still be growing when they end.
     """
 
     network: NetworkConfig
@@ -179,6 +181,7 @@ class Size:
     reanalysis: ReanalysisConfig = dataclasses.field(default_factory=ReanalysisConfig)
     batch_size: int = 256
     learning_rate: float = 3e-4
+    tau: float = 0.01
 
 
 def _size(encoder: int, mlp: int, latent: int, layers: int, heads: int = 5) -> Size:
@@ -203,7 +206,9 @@ def _small(width: int, samples: int, elites: int, iterations: int) -> Size:
         iterations=iterations,
     )
     again = ReanalysisConfig(num_slices=4, num_samples=samples // 2)
-    return Size(network, 2, planner, again, batch_size=128, learning_rate=1e-3)
+    return Size(
+        network, 2, planner, again, batch_size=128, learning_rate=1e-3, tau=0.03
+    )
 
 
 SIZES: dict[str, Size] = {
@@ -276,6 +281,6 @@ def make(method: str, spec: EnvSpec, size: str = "5") -> tuple[Config, Hypers]:
         # TD-MPC2's `episodic`, which its users have to know of and to set.
         config = dataclasses.replace(config, terminations="learned")
     hypers = dataclasses.replace(
-        chosen.hypers_for(spec), learning_rate=sizes.learning_rate
+        chosen.hypers_for(spec), learning_rate=sizes.learning_rate, tau=sizes.tau
     )
     return validate(config), hypers.validate(config)

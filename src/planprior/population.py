@@ -156,12 +156,21 @@ class Population:
         self._update = jax.jit(
             self._update_program,
             static_argnames=("num_updates", "learn_policy"),
-            donate_argnames="agents",
+            donate_argnames="agents" if self._donates() else (),
         )
         self._reanalyse = jax.jit(self._reanalyse_program, donate_argnames="replay")
         self._add = jax.jit(self._add_program, donate_argnames="replay")
         self._begin = jax.jit(self._begin_program, donate_argnames="replay")
         self._unpack = jax.jit(self._unpack_program)
+
+    def _donates(self) -> bool:
+        """Whether an update writes the new parameters over the old ones.
+
+        Small networks leave a CPU's other cores idle; there the old ones are kept until
+        the planner, which may run at the same time, has done with them.
+        """
+        small = self.config.network.mlp_dim < 256
+        return not (small and jax.default_backend() == "cpu")
 
     # --- What there is at the start ---------------------------------------------------
 
@@ -412,7 +421,7 @@ class Population:
         before, now and from then on. The others do not notice.
 
         Args:
-            agents: All members; donated.
+            agents: All members; donated, unless they are small and on a CPU.
             replay: What they learn from.
             update_count: Gradient steps made so far.
             num_updates: How many to make; one program is compiled per number.

@@ -228,15 +228,16 @@ class Training:
         planned_at = counters.updates
         with shares.section("plan"):
             decision = self._decide()
+        # Before the actions are there: neither needs the other, so a CPU's second core
+        # learns meanwhile, and a GPU's host starts one's kernels while the other's run.
+        if self.experiment.train.overlap:
+            self._learn_beside(counters.decisions + 1)
+        with shares.section("plan"):
             action, fault = jax.device_get((decision.action, decision.fault))
         self._note_faults(fault)
-        # Before the learner is dispatched: starting its kernels takes a GPU's host as
-        # long as workers take for a step.
         with shares.section("env"):
             pool = self.tools.pool
             pool.send(action.reshape(pool.num_envs, -1))
-        if self.experiment.train.overlap:
-            self._learn_beside(counters.decisions + 1)
         with shares.section("env"):
             outcome = pool.recv()
         seen = self.population.seen(outcome)
@@ -249,6 +250,8 @@ class Training:
             self._learn_beside(counters.decisions)
         with shares.section("update"):
             jax.block_until_ready(self._metrics)
+        if fault.any():
+            self._fault = np.where(fault != 0, fault, self._fault)
 
     def _catch_up(self) -> None:
         """Make the gradient steps that were missed, unless told to stop."""
@@ -274,7 +277,7 @@ class Training:
             self.agents, self._observation, self._warm_start, self._reset, decisions,
             self._fault,
         )  # fmt: skip
-        self._warm_start, self._fault = decision.warm_start, decision.fault
+        self._warm_start = decision.warm_start
         return decision
 
     def _learn_until(self, due: int, *, stop: Callable[[], bool]) -> None:
