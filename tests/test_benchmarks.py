@@ -43,6 +43,7 @@ def load(name):
 
 
 suite, collect = load("suite"), load("collect")
+control = load("control")
 
 
 @pytest.fixture
@@ -203,3 +204,46 @@ def test_the_page_of_results(tmp_path, monkeypatch):
         assert text in page, text
     for figure in ("dog-run.svg", "sweep-dog-run-pompc.svg"):
         assert (folder / "figures" / figure).stat().st_size < 200_000
+
+
+def loop(returns, p99):
+    times = {"p50": 5.0, "p95": 6.0, "p99": p99, "max": 30.0}
+    return {
+        "busy_processes": 2, "load_before": 0.5, "actions": 3000, "seconds": 60.0,
+        "missed": 4, "sources": {"plan": 2996, "policy": 4}, "latency_ms": times,
+        "call_ms": times, "lateness_ms": times, "returns": returns,
+    }  # fmt: skip
+
+
+def controlled(returns, p99):
+    machine = {
+        "cpu_cores": 2, "cpu": "a CPU", "device": "cpu", "date": "2026-01-01T00:00:00",
+        "git_commit": None, "versions": {"jax": "0.10.2", "python": "3.11"},
+    }  # fmt: skip
+    return {
+        "task": "toys:aim", "method": "pompc", "size": "tiny", "command": "this",
+        "hz": 50.0, "machine": machine, "untimed": [100.0, 50.0],
+        "runs": [loop(returns, p99), loop([], p99)],
+    }  # fmt: skip
+
+
+def test_a_control_loop_is_held_to_what_it_promises():
+    good = control.page(controlled([90.0, 54.0], 12.0))
+    assert "yes (12.0 ms)" in good and "yes (96.0%)" in good and "**no**" not in good
+    assert "72.0 of 75.0, 96.0% (2 episodes) | no episode ended |" in good
+    assert "yes (4 missed deadlines reported)" in good
+    # Of the un-timed episodes only those count that were driven too.
+    bad = control.page(controlled([90.0], 21.0))
+    assert "**no** (21.0 ms)" in bad and "**no** (90.0%)" in bad
+
+
+def test_a_page_keeps_what_stands_around_the_table(tmp_path):
+    page = tmp_path / "control.md"
+    page.write_text(f"before\n{control.BEGIN}\nold\n{control.END}\nafter\n")
+    control.insert(page, r"new \1")
+    assert page.read_text() == (
+        f"before\n{control.BEGIN}\n\nnew \\1\n\n{control.END}\nafter\n"
+    )
+    page.write_text("before\n")
+    with pytest.raises(ValueError, match=r"has no lines '<!-- loop"):
+        control.insert(page, "new")

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from planprior import planner, portable
-from planprior.anytime import Best, Budget, CompiledPlanner, Level, Times
+from planprior.anytime import (
+    LONGEST,
+    WINDOW,
+    Best,
+    Budget,
+    CompiledPlanner,
+    Level,
+    Times,
+)
 from planprior.controller import Controller, Job, Source, ThreadWorker
 from planprior.draws import Dims, KeyedDraws
 from planprior.latency import Histogram
@@ -327,10 +335,19 @@ def test_a_budget_buys_the_largest_level_that_fits():
     assert [budget.choose(t) for t in (0.02, 0.0131, 0.0129, 0.0041, 0.0)] == [
         0, 0, 1, 2, 2
     ]  # fmt: skip
-    budget.observe(0.008, 0.004)
-    assert budget.slowness == 1.5  # up by half of the way at once
-    budget.observe(0.004, 0.004)
-    assert budget.slowness == pytest.approx(1.475)  # and down by a twentieth
+
+
+def test_the_pace_is_that_of_the_last_calls_and_one_stop_does_not_hide_it():
+    budget = Budget(LEVELS, [Times(BEGIN, step) for step in STEPS])
+    assert budget.slowness == 1.0
+    budget.observe(1.0, 0.004)  # stopped for a second: counts as ten calls
+    assert budget.slowness == pytest.approx((WINDOW - 1 + LONGEST) / WINDOW)
+    for _ in range(WINDOW):
+        budget.observe(0.004, 0.004)
+    assert budget.slowness == pytest.approx(1.0)
+    for _ in range(WINDOW // 2):
+        budget.observe(0.012, 0.004)
+    assert budget.slowness == pytest.approx(2.0)
 
 
 def test_quantiles_of_a_histogram_are_right_within_its_bins():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import toys
-from planprior import cli
-from planprior.commands import control
+from planprior import cli, control_budgets, methods
+from planprior.commands import bench_control, control
+from planprior.controller import SPARE
 from planprior.realtime import drive, untimed
-from test_controller import PERIOD, Loop
+from test_controller import PERIOD, Clock, FakePlanner, Loop
 
 KEPT = Path(__file__).parent / "agents" / "format-1" / "agent"
 
@@ -88,14 +89,36 @@ def test_the_command_drives_and_compares(tmp_path, monkeypatch, capsys):
     assert "observation to plan" in out and "policy at the start" in out
 
 
-def test_budgets_are_a_grid_of_rates(monkeypatch, capsys):
-    grid = ["--budgets", "--samples", 8, "--iterations", 1, 2, "--episodes", 0]
-    status, out, _ = run(monkeypatch, capsys, "control", KEPT, *grid, "--json")
-    rows = json.loads(out)["budgets"]
-    assert status == 0
-    assert [(r["samples"], r["iterations"]) for r in rows] == [(8, 1), (8, 2)]
-    assert rows[0]["hz"] > rows[1]["hz"] > 0
-    assert [r["return"] for r in rows] == [None, None]
+def test_budgets_are_a_grid_of_rates_and_returns(monkeypatch, capsys):
+    made = []
+
+    def planner(agent, levels):
+        made.append((agent.config.network.mlp_dim, levels))
+        return FakePlanner(Clock())
+
+    monkeypatch.setattr(control_budgets, "CompiledPlanner", planner)
+    grid = [
+        "--control-samples",
+        8,
+        "--control-iterations",
+        1,
+        "--control-sizes",
+        "tiny",
+    ]
+    command = ["bench", "--control", KEPT, *grid, "--json"]
+    status, out, err = run(monkeypatch, capsys, *command)
+    assert status == 0, err
+    trained, fresh = json.loads(out)["budgets"]
+    assert (trained["task"], trained["samples"], trained["iterations"]) == (
+        "toys:aim", 8, 1,
+    )  # fmt: skip
+    assert 0 < trained["milliseconds"] <= trained["slowest"]
+    assert trained["hz"] == pytest.approx(1e3 * (1 - SPARE) / trained["slowest"])
+    assert len(trained["returns"]) == len(trained["own"]) == 1
+    assert trained["kept"] == pytest.approx(trained["return"] / trained["own"][0])
+    assert (fresh["size"], fresh["return"], fresh["kept"]) == ("tiny", None, None)
+    assert made == [(16, [8]), (methods.SIZES["tiny"].network.mlp_dim, [8])]
+    assert bench_control.cells(trained)[-1].endswith("%")
 
 
 @pytest.mark.parametrize(
@@ -103,13 +126,26 @@ def test_budgets_are_a_grid_of_rates(monkeypatch, capsys):
     [
         (["--seconds", "0"], "seconds is 0.0; it must be above 0"),
         (["--hz", "0"], "hz is 0.0; it must be above 0"),
-        (
-            ["--budgets", "--samples", "2"],
-            "num_elites is 4; it must be at most num_samp",
-        ),
         (["--checkpoint", "last"], "it must be best, latest or a number"),
     ],
 )
 def test_a_mistake_is_one_sentence(options, message, monkeypatch, capsys):
     status, _, err = run(monkeypatch, capsys, "control", KEPT, *options)
     assert status == 2 and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--control-samples", "0"], "control_samples is 0; it must be numbers of at"),
+        (["--control-sizes", "2"], "control_sizes is '2'; it must be one of tiny, sm"),
+        (["--control-episodes", "-1"], "control_episodes is -1; it must be at least 0"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(options, message, monkeypatch, capsys):
+    command = ["bench", "--control", KEPT, *options]
+    status, _, err = run(monkeypatch, capsys, *command)
+    assert status == 2 and message in err and err.count("\n") == 1
+    command = ["bench", "aim", "--control-sizes", "tiny"]
+    status, _, err = run(monkeypatch, capsys, *command)
+    assert status == 2 and "it needs --control with an agent" in err

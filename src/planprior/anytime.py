@@ -8,6 +8,7 @@ are compiled ahead of time; `Budget` chooses among them by what time there is.
 import dataclasses
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -175,7 +176,7 @@ class CompiledPlanner:
         return np.asarray(self._policy(self._networks, observation))
 
     def measure(self, repeats: int = 5) -> list[Times]:
-        """See `Planner`: the median of a few calls each, after the first."""
+        """See `Planner`: the least of a few calls each, after the first."""
         spec, horizon = self._spec, self._config.horizon
         seen = np.zeros(spec.observation_dim, np.float32)
         pending = np.zeros(spec.action_dim, np.float32)
@@ -186,7 +187,7 @@ class CompiledPlanner:
             begin = functools.partial(self.begin, level, seen, pending, warm, 0)
             search, _ = begin()
             improve = functools.partial(self.improve, level, search, 0)
-            times.append(Times(_median(begin, repeats), _median(improve, repeats)))
+            times.append(Times(_least(begin, repeats), _least(improve, repeats)))
         return times
 
     # --- Programs ---------------------------------------------------------------------
@@ -252,40 +253,70 @@ def _halves(own: PlannerConfig) -> list[int]:
     return [n for n in counts if n >= own.num_elites]
 
 
-def resized(own: PlannerConfig, samples: int) -> PlannerConfig:
-    """The planner with another number of samples, and elites in proportion."""
-    share = samples / own.num_samples
-    return dataclasses.replace(
-        own,
-        num_samples=samples,
-        num_elites=max(1, round(own.num_elites * share)),
-        num_policy_trajectories=round(own.num_policy_trajectories * share),
-    )
+def resized(
+    own: PlannerConfig, samples: int | None = None, iterations: int | None = None
+) -> PlannerConfig:
+    """A planner of another size: elites and the policy's share in proportion.
+
+    Args:
+        own: The agent's.
+        samples: Action sequences per iteration; as many as before when left out.
+        iterations: Iterations, exactly; as many as before when left out.
+
+    Raises:
+        ValueError: A number makes no sense.
+    """
+    if samples is not None:
+        share = samples / own.num_samples
+        own = dataclasses.replace(
+            own,
+            num_samples=samples,
+            num_elites=max(1, round(own.num_elites * share)),
+            num_policy_trajectories=round(own.num_policy_trajectories * share),
+        )
+    if iterations is None:
+        return own
+    return dataclasses.replace(own, iterations=iterations, extra_iterations=False)
 
 
-def _median(call: Callable[[], Any], repeats: int) -> float:
+def _least(call: Callable[[], Any], repeats: int) -> float:
+    """Seconds of the fastest call: what else runs here can only slow one down."""
     call()
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds))
+    return min(seconds)
+
+
+WINDOW = 12
+"""How many calls the pace of the machine is judged by: those of a few ticks."""
+
+LONGEST = 10.0
+"""The most that a call counts for, as a multiple of what it usually takes: one that was
+stopped for long says nothing of the pace thereafter."""
 
 
 class Budget:
     """Which level, given the time that there is.
 
-    All levels slow down together when the machine is busy: one factor, which rises
-    quickly and falls slowly, scales what they take when it is idle.
-
-    Attributes:
-        slowness: That factor; 1 on an idle machine.
+    All levels slow down together when the machine is busy: one factor scales what they
+    take when it is idle. It is that of the last calls together. (One that rises quickly
+    and falls slowly reduced a third of the plans on a machine that had time for all of
+    them, since now and then a single call takes 60 times as long as the others.)
     """
 
     def __init__(self, levels: Sequence[Level], times: Sequence[Times]) -> None:
         self.levels, self.times = list(levels), list(times)
-        self.slowness = 1.0
+        usual = times[0].step
+        self._recent = deque([(usual, usual)] * WINDOW, maxlen=WINDOW)
+
+    @property
+    def slowness(self) -> float:
+        """That factor; 1 on an idle machine."""
+        seconds, usual = zip(*self._recent, strict=True)
+        return sum(seconds) / sum(usual)
 
     def begin(self, level: int) -> float:
         """Seconds until a first iteration can start, by now."""
@@ -304,6 +335,4 @@ class Budget:
 
     def observe(self, seconds: float, usual: float) -> None:
         """Learn from what took `seconds` and usually takes `usual`."""
-        ratio = max(seconds / usual, 1e-3)
-        rate = 0.5 if ratio > self.slowness else 0.05
-        self.slowness += rate * (ratio - self.slowness)
+        self._recent.append((min(seconds, LONGEST * usual), usual))

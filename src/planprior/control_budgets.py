@@ -1,79 +1,142 @@
 """What rate a machine sustains for a size of the planner, and what return it keeps."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from planprior.acting import Agent
-from planprior.anytime import CompiledPlanner
+from planprior.actor import Actor, CanAct, init_networks
+from planprior.anytime import CompiledPlanner, resized
+from planprior.config import PlannerConfig
 from planprior.controller import SPARE
 from planprior.envs.base import Env
+from planprior.methods import SIZES, at_size, find
 from planprior.realtime import untimed
+
+REPEATS = 50
+"""How many plans are timed for a row."""
+
+IN_TIME = 0.95
+"""Share of plans that must be finished in time at a rate that is called sustained."""
+
+
+class Grid(NamedTuple):
+    """Sizes of the planner.
+
+    Attributes:
+        samples: Numbers of action sequences per iteration; elites are in proportion.
+        iterations: Numbers of iterations.
+    """
+
+    samples: tuple[int, ...]
+    iterations: tuple[int, ...]
 
 
 class Budgeted(NamedTuple):
-    """A size of the planner.
+    """A row: a size of the model and of the planner.
 
     Attributes:
+        size: The model's.
         samples: Action sequences per iteration.
         iterations: Iterations.
-        milliseconds: What a plan takes (median of five).
-        hz: The highest rate at which a controller finishes it in time.
+        milliseconds: What a plan takes (median).
+        slowest: What the slowest but one in twenty takes, in milliseconds.
+        hz: The highest rate at which a controller finishes 19 of 20 plans in time.
         returns: Of whole episodes with it, without clock or delay.
+        own: Of the same episodes with the agent's own planner.
     """
 
+    size: str
     samples: int
     iterations: int
     milliseconds: float
+    slowest: float
     hz: float
     returns: list[float]
+    own: list[float]
 
 
 def budgets(
-    agent: Agent,
-    env: Env,
-    *,
-    samples: Iterable[int],
-    iterations: Iterable[int],
-    episodes: int,
-    seed: int,
+    agent: Agent, env: Env, grid: Grid, *, episodes: int, seed: int
 ) -> Iterator[Budgeted]:
-    """Measure a grid of sizes.
+    """Measure a trained agent: rates, and what its return becomes.
 
     Args:
         agent: Whose networks.
         env: Its task.
-        samples: Numbers of samples, each at least the agent's elites.
-        iterations: Numbers of iterations.
+        grid: Sizes of the planner.
         episodes: Episodes per size, the same ones for all; 0 leaves returns out.
         seed: Of the episodes.
 
     Raises:
         ValueError: A number makes no sense.
     """
-    counts = sorted(set(iterations))
-    for number in sorted(set(samples)):
-        planner = dataclasses.replace(
-            agent.config.planner, num_samples=number, extra_iterations=False
-        )
-        sized = _with(agent, planner)
-        times = CompiledPlanner(sized, levels=[number]).measure()[0]
-        for count in counts:
-            chosen = _with(agent, dataclasses.replace(planner, iterations=count))
-            seconds = times.begin + count * times.step
-            returns = untimed(chosen, env, episodes=episodes, seed=seed)
-            hz = (1 - SPARE) / seconds
-            yield Budgeted(number, count, 1e3 * seconds, hz, returns)
+    own = untimed(agent, env, episodes=episodes, seed=seed)
+    for found, planner in _timed(agent, agent.info["size"], grid):
+        config = dataclasses.replace(agent.config, planner=planner)
+        chosen = Agent(agent.state, agent.spec, config, agent.hypers, agent.info)
+        returns = untimed(chosen, env, episodes=episodes, seed=seed)
+        yield found._replace(returns=returns, own=own)
 
 
-def _with(agent: Agent, planner: Any) -> Agent:
-    config = dataclasses.replace(agent.config, planner=planner)
-    return Agent(agent.state, agent.spec, config, agent.hypers, agent.info)
+def rates(like: CanAct, size: str, grid: Grid) -> Iterator[Budgeted]:
+    """Measure another size of an agent's model, untrained: rates alone.
+
+    Args:
+        like: The agent whose task and method it has.
+        size: A name in `SIZES`.
+        grid: Sizes of the planner.
+
+    Raises:
+        ValueError: A name is unknown, or a number makes no sense.
+    """
+    config = at_size(like.config, find(SIZES, size, "size"))
+    networks = jax.jit(lambda: init_networks(like.spec, config, key=jax.random.key(0)))
+    actor = Actor(networks(), like.spec, config, like.hypers)
+    for found, _ in _timed(actor, size, grid):
+        yield found
 
 
 def row(found: Budgeted) -> dict[str, Any]:
-    """A size as a row of a table, for JSON too."""
-    mean = float(np.mean(found.returns)) if found.returns else None
-    return found._asdict() | {"return": mean}
+    """A row as JSON can hold it, with mean return and the share of it that is kept."""
+    mean, own = (float(np.mean(x)) if x else None for x in (found.returns, found.own))
+    kept = mean / own if mean is not None and own and own > 0 else None
+    return found._asdict() | {"return": mean, "kept": kept}
+
+
+def _timed(
+    agent: CanAct, size: str, grid: Grid
+) -> Iterator[tuple[Budgeted, PlannerConfig]]:
+    for samples in sorted(set(grid.samples)):
+        planner = CompiledPlanner(agent, levels=[samples])
+        planner.measure()
+        for count in sorted(set(grid.iterations)):
+            chosen = resized(agent.config.planner, samples, count)
+            seconds = _plans(planner, agent, count)
+            slowest = float(np.quantile(seconds, IN_TIME))
+            yield (
+                Budgeted(
+                    size, samples, count, 1e3 * float(np.median(seconds)),
+                    1e3 * slowest, (1 - SPARE) / slowest, [], [],
+                ),
+                chosen,
+            )  # fmt: skip
+
+
+def _plans(planner: CompiledPlanner, agent: CanAct, iterations: int) -> list[float]:
+    """Seconds of whole plans, made as a controller makes them."""
+    spec, seconds = agent.spec, []
+    seen = np.zeros(spec.observation_dim, np.float32)
+    pending = np.zeros(spec.action_dim, np.float32)
+    warm_start = np.zeros((agent.config.horizon, spec.action_dim), np.float32)
+    for repeat in range(REPEATS):
+        began = time.perf_counter()
+        search, _ = planner.begin(0, seen, pending, warm_start, repeat)
+        for i in range(iterations):
+            search, _ = planner.improve(0, search, i)
+        seconds.append(time.perf_counter() - began)
+    return seconds

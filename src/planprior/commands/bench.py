@@ -4,12 +4,15 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
+
+from planprior.commands import bench_control
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,14 @@ class Bench:
         observation_dim: Length of the observation, instead of the task's.
         action_dim: Length of the action, instead of the task's.
         episode_length: Decisions of an episode, instead of the task's.
+        control: Instead, trained agents (runs or agent folders): print the rates that
+            this machine sustains at control for a grid of planner sizes, and the
+            return that each keeps.
+        control_sizes: Of that grid: further model sizes, of the first agent's task and
+            method; untrained, so rates alone.
+        control_samples: Of that grid: samples per iteration.
+        control_iterations: Of that grid: iterations.
+        control_episodes: Of that grid: episodes per row; 0 leaves returns out.
         json: Print one JSON object and nothing else.
     """
 
@@ -55,6 +66,11 @@ class Bench:
     observation_dim: int | None = None
     action_dim: int | None = None
     episode_length: int | None = None
+    control: tuple[Path, ...] = ()
+    control_sizes: tuple[str, ...] = ()
+    control_samples: tuple[int, ...] = (64, 128, 256, 512)
+    control_iterations: tuple[int, ...] = (1, 2, 3, 6)
+    control_episodes: int = 1
     json: bool = False
     settings: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
 
@@ -66,6 +82,8 @@ NAMES = frozenset(
 
 def run(options: Bench) -> int:
     """Measure, and print a table or JSON."""
+    if options.control:
+        return bench_control.run(options)
     from planprior import benchmark, experiment, runtime
 
     _check(options)
@@ -97,6 +115,8 @@ def run(options: Bench) -> int:
 
 
 def _check(options: Bench) -> None:
+    if options.control_sizes:
+        raise ValueError("control_sizes is given; it needs --control with an agent")
     if not options.members or min(options.members) < 1:
         given = " ".join(map(str, options.members)) or "empty"
         raise ValueError(f"members is {given}; it must be numbers of at least 1")

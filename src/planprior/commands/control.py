@@ -23,11 +23,6 @@ class Control:
         checkpoint: best (by evaluation), latest, or the environment steps of one.
         member: Which agent of a population.
         compare: Play the same episodes without a clock too, which takes a while.
-        budgets: Instead, measure the rates that this machine sustains for a grid of
-            planner sizes, and the return each keeps.
-        samples: Of that grid: samples per iteration.
-        iterations: Of that grid: iterations.
-        episodes: Of that grid: episodes per size; 0 leaves returns out.
         json: Print one JSON object and nothing else.
     """
 
@@ -39,10 +34,6 @@ class Control:
     checkpoint: str = "best"
     member: int = 0
     compare: bool = True
-    budgets: bool = False
-    samples: tuple[int, ...] = (64, 128, 256, 512)
-    iterations: tuple[int, ...] = (1, 2, 3, 6)
-    episodes: int = 1
     json: bool = False
 
 
@@ -66,14 +57,11 @@ def run(options: Control) -> int:
         )
     env = make_env(agent.info["task"], options.seed)
     try:
-        told = _budgets(agent, env, options) if options.budgets else None
-        told = told or _driven(agent, env, options)
+        told = _driven(agent, env, options)
     finally:
         env.close()
     if options.json:
         print(json.dumps(told))
-    elif options.budgets:
-        _tell_budgets(told)
     else:
         tell(told)
     return 0
@@ -98,30 +86,6 @@ def _driven(agent: Any, env: Any, options: Control) -> dict[str, Any]:
         "returns": driven.returns,
         "untimed_returns": untimed(agent, env, episodes=count, seed=options.seed),
     }
-
-
-def _budgets(agent: Any, env: Any, options: Control) -> dict[str, Any]:
-    from planprior.control_budgets import budgets, row
-
-    found = budgets(
-        agent, env, samples=options.samples, iterations=options.iterations,
-        episodes=options.episodes, seed=options.seed,
-    )  # fmt: skip
-    named = {name: agent.info[name] for name in ("task", "method", "size")}
-    return named | {"budgets": [row(one) for one in found]}
-
-
-def _tell_budgets(told: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    console.print(f"{told['task']}, {told['method']}, size {told['size']}")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("samples", "iterations", "ms a plan", "Hz sustained", "return"):
-        table.add_column(column, justify="right")
-    for one in told["budgets"]:
-        kept = "" if one["return"] is None else f"{one['return']:.1f}"
-        numbers = (f"{one['milliseconds']:.2f}", f"{one['hz']:.0f}", kept)
-        table.add_row(str(one["samples"]), str(one["iterations"]), *numbers)
-    console.print(table)
 
 
 def tell(told: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """What is exported: the policy, and one plan, as functions of arrays with names."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from jaxtyping import Array, Float, UInt
 from planprior import planner
 from planprior.actor import CanAct, Networks, seeders
 from planprior.anytime import resized
-from planprior.config import PlannerConfig
 from planprior.draws import Dims, KeyedDraws
 
 
@@ -115,7 +113,7 @@ def plan_program(
     """
     networks = Networks(agent.state.model, agent.state.policy, agent.state.prior)
     model, policy, config = networks.model, networks.policy, agent.config
-    sized, hypers = _sized(agent, samples, iterations), agent.hypers.arrays()
+    sized, hypers = resized(config.planner, samples, iterations), agent.hypers.arrays()
     dims = Dims(
         config.horizon, agent.spec.action_dim, sized.num_samples,
         sized.num_policy_trajectories, len(model.value_heads.last.bias),
@@ -140,14 +138,6 @@ def plan_program(
     made = Program(plan, _plan_inputs(agent, ahead), (_action(agent), _mean(agent)))
     rounds = sized.num_iterations(agent.spec.action_dim)
     return made, Effort(sized.num_samples, rounds, config.horizon)
-
-
-def _sized(agent: CanAct, samples: int | None, iterations: int | None) -> PlannerConfig:
-    own = agent.config.planner
-    sized = own if samples is None else resized(own, samples)
-    if iterations is None:
-        return sized
-    return dataclasses.replace(sized, iterations=iterations, extra_iterations=False)
 
 
 def _plan_inputs(agent: CanAct, ahead: bool) -> tuple[Port, ...]:
