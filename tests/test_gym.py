@@ -313,8 +313,25 @@ def test_a_missing_gymnasium_comes_with_the_command(monkeypatch):
     )
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'planprior\[gym\]'"):
         registry.make_pool("gym:Pendulum-v1", 1, 0)
+    assert not registry.is_installed("gym:my_package:Mine-v0")
     assert "gym:Hopper-v5" in registry.list_tasks()
     assert "gym:LunarLanderContinuous-v3" not in registry.list_tasks()
+
+
+def test_a_package_that_mujoco_tasks_import_comes_with_the_command(monkeypatch):
+    def lacks(*_, **__):
+        raise ModuleNotFoundError("No module named 'imageio'", name="imageio")
+
+    monkeypatch.setattr(gymnasium, "make", lacks)
+    with pytest.raises(EnvError) as raised:
+        registry.make_env("gym:HalfCheetah-v5", 0)
+    assert str(raised.value) == (
+        "gym:HalfCheetah-v5 needs a package that is missing: No module named "
+        "'imageio'; run: pip install 'planprior[gym]'"
+    )
+    # What others' environments lack is not in that extra.
+    with pytest.raises(EnvError, match=r"missing: No module named 'imageio'$"):
+        registry.make_env("gym:Pendulum-v1", 0)
 
 
 # Every registered task ----------------------------------------------------------------

@@ -15,7 +15,7 @@ from helpers import same
 from planprior import cli, portable
 from planprior.acting import Agent
 from planprior.checkpoint import CheckpointError
-from planprior.exporting import Learner, export
+from planprior.exporting import Learner, experience, export
 from torch_files import FILES
 
 FORMATS = sorted((Path(__file__).parent / "agents").iterdir())
@@ -152,7 +152,8 @@ def test_commands_import_export_and_evaluate(tmp_path, monkeypatch, capsys):
     assert "64 tensors used, 10 that list the heads again, 30 entries" in out
     assert "used: _Qs.params.0.bias" in out and "no --task was given" in out
     status, out, _ = run(monkeypatch, capsys, "export", one, two)
-    assert status == 0 and f"KiB in {two}" in out
+    assert status == 0 and "no task, bmpc, imported: " in out
+    assert f"KiB in {two}" in out
     same(Agent.load(two).state.model, Agent.load(one).state.model)
     assert portable.load(two).info["source"]["file"] == "bmpc.pt"
     status, _, err = run(monkeypatch, capsys, "eval", two)
@@ -171,3 +172,12 @@ def test_an_exported_run_keeps_its_scores(agent, tmp_path):
     export(agent, Learner.of(agent.state), tmp_path / "agent", run_dir)
     scores = portable.load(tmp_path / "agent").info["scores"]
     assert scores == {"episode_reward": 5.0, "policy_reward": 6.0, "episodes": 4.0}
+
+
+def test_how_an_agent_came_to_be():
+    assert experience({"step": 60_000}) == "at 60,000 env steps"
+    assert experience({"step": 0}) == "at 0 env steps"
+    source = {"program": "nicklashansen/tdmpc2"}
+    assert experience({"step": 0, "source": source}) == "imported"
+    # Trained on since.
+    assert experience({"step": 20, "source": source}) == "at 20 env steps"

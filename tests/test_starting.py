@@ -74,18 +74,27 @@ def test_of_another_task_what_reads_and_makes_its_sizes_begins_afresh(source):
 def train(folder, **changes):
     screen = io.StringIO()
     values = {"steps": 20, "seed_steps": 40, "eval_episodes": 1, "settings": TINY}
-    config = TrainConfig("toys:aim", run_dir=str(folder), **(values | changes))
+    values |= {"task": "toys:aim", "run_dir": str(folder)} | changes
+    config = TrainConfig(**values)
     launch.train(config, console=Console(file=screen, width=500))
     return screen.getvalue()
 
 
 def test_a_training_begins_where_it_is_told_to(source, tmp_path):
-    said = train(tmp_path / "run", init_from=str(KEPT))
+    """In a task of other sizes: what fits is taken, and what does not is named."""
+    said = train(tmp_path / "run", task="toys:wide", init_from=str(KEPT))
     count = sum(len(jax.tree.leaves(getattr(source.state, n))) for n in NETWORKS)
-    assert f"from {KEPT}: {count} tensors taken\n" in said
+    assert (
+        f"from {KEPT}: {count - 9} tensors taken, 4 as far as they read the latent, 5 "
+        "begin afresh (model/encoder/layers/0/linear/weight, policy/net/last/weight, "
+        "policy/net/last/bias, prior/policy/net/last/weight, prior/policy/net/last/bias"
+        ")\n"
+    ) in said
     # All its steps were random, so that nothing has been learned since.
     begun = Agent.load(tmp_path / "run", checkpoint="latest")
-    same(begun.state.model, source.state.model)
+    assert (begun.spec.observation_dim, begun.spec.action_dim) == (4, 2)
+    same(begun.state.model.reward_head.last, source.state.model.reward_head.last)
+    same(begun.state.model.encoder.layers[1:], source.state.model.encoder.layers[1:])
     assert begun.info["step"] == 20
 
 

@@ -37,6 +37,15 @@ class Aim(Env):
         return np.array([self.steps / LENGTH, *noise], np.float32)
 
 
+class Wide(Aim):
+    """One number more to see, which is always 0, and one action more, of no effect."""
+
+    spec = EnvSpec("toys:wide", 4, 2, LENGTH, action_repeat=2)
+
+    def _observe(self) -> np.ndarray:
+        return np.append(super()._observe(), np.float32(0))
+
+
 class Uneven(Aim):
     """Episodes that terminate at different times; the goal is to end before half."""
 
@@ -140,7 +149,7 @@ class Snake(Ladder):
 
 ladder, snake = Ladder, Snake
 aim, uneven, broken, brief = Aim, Uneven, Broken, Brief
-steady = Steady
+steady, wide = Steady, Wide
 
 TINY = {
     "network.encoder_dim": 16,

@@ -16,7 +16,7 @@ def run(options: Any) -> int:
 
     grid = _grid(options)
     runtime.configure(precision=options.precision)
-    rows = [*_rows(options, grid)]
+    rows = [*_told_meanwhile(_rows(options, grid))]
     machine = runtime.describe()
     if options.json:
         print(json.dumps({"machine": machine, "budgets": rows}))
@@ -57,6 +57,15 @@ def _rows(options: Any, grid: Any) -> Iterator[dict[str, Any]]:
     for size in options.control_sizes:
         found = control_budgets.rates(agents[0], size, grid)
         yield from (_row(agents[0], one) for one in found)
+
+
+def _told_meanwhile(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """It takes minutes."""
+    console = Console(highlight=False, stderr=True, soft_wrap=True, markup=False)
+    for row in rows:
+        told = zip(COLUMNS, cells(row), strict=True)
+        console.print(", ".join(f"{name} {cell}" for name, cell in told if cell))
+        yield row
 
 
 def _env(agent: Any, folder: Path) -> Any:
