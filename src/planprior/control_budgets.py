@@ -17,8 +17,8 @@ from planprior.envs.base import Env
 from planprior.methods import SIZES, at_size, find
 from planprior.realtime import untimed
 
-REPEATS = 50
-"""How many plans are timed for a row."""
+REPEATS, FEWEST, PATIENCE = 50, 10, 3.0
+"""How many plans are timed for a row: fewer once they have taken so many seconds."""
 
 IN_TIME = 0.95
 """Share of plans that must be finished in time at a rate that is called sustained."""
@@ -133,9 +133,9 @@ def _plans(planner: CompiledPlanner, agent: CanAct, iterations: int) -> list[flo
     seen = np.zeros(spec.observation_dim, np.float32)
     pending = np.zeros(spec.action_dim, np.float32)
     warm_start = np.zeros((agent.config.horizon, spec.action_dim), np.float32)
-    for repeat in range(REPEATS):
+    while len(seconds) < (REPEATS if sum(seconds) < PATIENCE else FEWEST):
         began = time.perf_counter()
-        search, _ = planner.begin(0, seen, pending, warm_start, repeat)
+        search, _ = planner.begin(0, seen, pending, warm_start, len(seconds))
         for i in range(iterations):
             search, _ = planner.improve(0, search, i)
         seconds.append(time.perf_counter() - began)
