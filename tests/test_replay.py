@@ -210,45 +210,6 @@ def test_sampled_slices_are_the_models(kept, horizon, script, seed):
         assert_same(batch, expected_batch(model, slices))
 
 
-grow = jax.jit(replays.grow, static_argnums=1)
-
-
-class Grown(Model):
-    """A model that became larger: what the smaller one dropped does not come back."""
-
-    def __init__(self, small, kept):
-        super().__init__(kept, small.horizon)
-        self.episodes = small.episodes
-        self.gone = [small.oldest(env) for env in range(ENVS)]
-
-    def oldest(self, env):
-        return max(self.gone[env], super().oldest(env))
-
-
-@by_size
-@examples
-@given(script=scripts(), cut=st.integers(0, STEPS), seed=st.integers(0, 99))
-def test_a_larger_ring_goes_on_as_if_it_had_been_so(kept, horizon, script, cut, seed):
-    small, _ = play(empty(kept, horizon), script.part(0, cut))
-    model = play_model(Model(kept, horizon), script.part(0, cut))
-    replay, _ = play(grow(small, 2 * kept * ENVS), script.part(cut, STEPS))
-    model = play_model(Grown(model, 2 * kept), script.part(cut, STEPS))
-    for env in range(ENVS):
-        at = (replay.starts[env], replay.starts_removed[env], replay.starts_added[env])
-        assert queue(*at) == model.starts(env)
-    if model.slices():
-        key = jax.random.key(seed)
-        batch, slices = jit_sample(replay, BATCH, update_count=now, key=key)
-        assert_same(batch, expected_batch(model, slices))
-
-
-def test_a_ring_does_not_become_smaller():
-    replay = empty(8, 3)
-    assert_same(replays.grow(replay, 8 * ENVS), replay)
-    with pytest.raises(ValueError, match="capacity is 12 rows but must be at least 24"):
-        replays.grow(replay, 4 * ENVS)
-
-
 @by_size
 def test_every_start_is_equally_likely(kept, horizon, key):
     script = fixed_script()

@@ -202,13 +202,6 @@ class Population:
 
         return jax.jit(program)()
 
-    def grow_replay(self, replay: Replay) -> Replay:
-        """The same rows with the population's capacity, unless they have more."""
-        before = replay.starts.shape[-1]
-        if before >= self.capacity // self.num_envs:
-            return replay
-        return jax.jit(jax.vmap(lambda one: rows.grow(one, self.capacity)))(replay)
-
     def replay_bytes(self) -> int:
         """Bytes that the replays of all members take."""
         return self.num_members * rows.num_bytes(*self._replay_sizes(self.capacity))

@@ -211,40 +211,6 @@ def write_plans(
     return dataclasses.replace(replay, rows=rows)
 
 
-def grow(replay: Replay, capacity: int) -> Replay:
-    """Returns the same rows and starts in a larger ring, for a training made longer.
-
-    Args:
-        replay: Where the rows are.
-        capacity: Rows in total from now on, as for `init`; no fewer than before.
-
-    Raises:
-        ValueError: If it is fewer.
-    """
-    num_envs, before = replay.starts.shape
-    after = capacity // num_envs
-    if after < before:
-        raise ValueError(
-            f"capacity is {capacity} rows but must be at least {num_envs * before}, "
-            "what the replay has now."
-        )
-
-    def move(ring: Array, end: Int[Array, "E"]) -> Array:
-        """Puts number n, at n mod the old size, at n mod the new one."""
-        number = end[:, None] - 1 - jnp.arange(before, dtype=jnp.int32)[None]
-        environment = jnp.arange(num_envs)[:, None]
-        to = jnp.where(number >= 0, number % after, after)
-        larger = jnp.zeros((num_envs, after, *ring.shape[2:]), ring.dtype)
-        taken = ring[environment, number % before]
-        return larger.at[environment, to].set(taken, mode="drop")
-
-    return dataclasses.replace(
-        replay,
-        rows=jax.tree.map(lambda ring: move(ring, replay.total), replay.rows),
-        starts=move(replay.starts, replay.starts_added),
-    )
-
-
 def _empty_rows(
     shape: tuple[int, int], observation_dim: int, action_dim: int
 ) -> Transition:
