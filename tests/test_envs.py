@@ -196,8 +196,9 @@ def test_values_that_are_not_finite_are_named(make, sentence, workers):
     with make_pool(make, workers) as pool:
         pool.reset()
         pool.step(actions())
-        with pytest.raises(EnvError, match=sentence):
+        with pytest.raises(EnvError, match=sentence) as caught:
             pool.step(actions())
+    assert caught.value.environment == 0
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -219,7 +220,7 @@ def test_an_error_of_an_environment_is_one_sentence(make, sentence, workers):
             pool.step(actions())
     # `match` would look into the notes as well.
     assert re.search(f"^environment 0 of toy:counter{sentence}", str(caught.value))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.environment == 0
 
 
 @pytest.mark.parametrize("workers", WORKERS)

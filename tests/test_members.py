@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import toys
 from planprior import checkpoint, launch, training
 from planprior.acting import Agent
 from planprior.checkpoint import CheckpointError, Checkpoints
+from planprior.envs.base import EnvError
 from planprior.experiment import TrainConfig
 from toys import TINY
 
@@ -207,6 +209,19 @@ def test_a_frozen_member_stays_so_when_the_training_goes_on(half_frozen):
     assert len([row for row in log(folder) if row["event"] == "frozen"]) == 1
     after = Agent.load(folder, member=1, checkpoint="latest").state
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_an_environment_that_breaks_is_told_with_its_member(tmp_path, monkeypatch):
+    monkeypatch.setattr(toys.Broken, "made", 0)
+    monkeypatch.setattr(toys.Broken, "lasts", 6)  # among the random actions
+    sentence = (
+        r"^environment 2 of toys:broken returned nan in its reward; .* "
+        r"\(member 1: seed 5, prior weight 0\.5\)$"
+    )
+    with pytest.raises(EnvError, match=sentence):
+        train(tmp_path / "run", task="toys:broken", seeds=SEEDS)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.latest() == checkpoints.path(4)
 
 
 def test_when_all_diverge_the_training_ends(tmp_path):

@@ -22,6 +22,10 @@ Which = Literal["best", "latest"] | int
 MemberChoice = int | Mapping[str, float | int]
 
 
+class NotFiniteError(RuntimeError):
+    """An agent chose NaN or infinity, in one sentence."""
+
+
 class Agent:
     """A trained agent with its planner.
 
@@ -105,20 +109,33 @@ class Agent:
         Raises:
             ValueError: The observation has another shape or is not finite, or the mode
                 is unknown.
+            NotFiniteError: The action would be NaN.
         """
         seen = self._check(observation)
         if mode == "policy":
-            action = self.population.act_without_planning(self.agents, seen)
-            return np.asarray(action)[0, 0]
+            action = np.asarray(
+                self.population.act_without_planning(self.agents, seen)
+            )[0, 0]
+            self._check_chosen(mode, bool(np.isfinite(action).all()))
+            return action
         if mode != "plan":
             raise ValueError(f"mode is {mode!r}; it must be 'plan' or 'policy'")
         reset = np.full((1, 1), self._fresh)
         decision = self.population.evaluate(
             self.agents, seen, self._warm_start, reset, self._step
         )
+        self._check_chosen(mode, not decision.fault[0])
         self._warm_start, self._fresh = decision.warm_start, False
         self._step += 1
         return np.asarray(decision.action)[0, 0]
+
+    def _check_chosen(self, mode: str, finite: bool) -> None:
+        if not finite:
+            raise NotFiniteError(
+                f"the {mode} of this agent for {self.spec.name} is NaN or infinite; "
+                "its parameters are damaged, or the observation is far from all that "
+                "it has learned from"
+            )
 
     def _check(self, observation: ArrayLike) -> np.ndarray:
         seen = np.asarray(observation, np.float32)

@@ -171,10 +171,20 @@ class Training:
         begun_at = self.counters.decisions
         try:
             return self._run()
-        except (EnvError, WorkerError):
+        except (EnvError, WorkerError) as error:
             if self.counters.decisions > begun_at:
                 self.save(episodes=False)
+            if isinstance(error, EnvError):
+                self._name_member(error, self.tools.pool)
             raise
+
+    def _name_member(self, error: EnvError, pool: Pool) -> None:
+        """Add to an error whose environment it was, where there are several members."""
+        members, place = self.experiment.members, error.environment
+        if place is not None and len(members) > 1:
+            i = place * len(members) // pool.num_envs
+            error.args = (f"{error} (member {i}: {members[i].describe()})",)
+            error.environment = None  # it is named now
 
     def _run(self) -> bool:
         self._begin_episodes()
@@ -395,15 +405,7 @@ class Training:
         scores = {}
         with self._shares.section("eval"):
             for mode in ("plan", "policy"):
-                found = evaluation.evaluate(
-                    self.population,
-                    self.agents,
-                    self.tools.evaluation_pool,
-                    mode,
-                    self._seeds_for(1),
-                    count=_mix(1, self.counters.decisions),
-                    stop=self.tools.stop,
-                )
+                found = self._play(mode)
                 if found is None:
                     return False
                 scores[mode] = found
@@ -411,6 +413,23 @@ class Training:
         self.counters.evaluated_at = self.env_steps
         self.save(self._reporter.evaluation(scores, self.counters))
         return True
+
+    def _play(self, mode: evaluation.Mode) -> evaluation.Scores | None:
+        """Evaluation episodes in one mode; None if told to stop."""
+        pool = self.tools.evaluation_pool
+        try:
+            return evaluation.evaluate(
+                self.population,
+                self.agents,
+                pool,
+                mode,
+                self._seeds_for(1),
+                count=_mix(1, self.counters.decisions),
+                stop=self.tools.stop,
+            )
+        except EnvError as error:
+            self._name_member(error, pool)
+            raise
 
 
 def _mix(*numbers: int) -> int:

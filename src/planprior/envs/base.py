@@ -17,22 +17,34 @@ from planprior.spec import EnvSpec
 
 
 class EnvError(RuntimeError):
-    """An environment failed or broke its contract, in one sentence."""
+    """An environment failed or broke its contract, in one sentence.
+
+    Attributes:
+        environment: Its place in the pool, where it is that of one.
+    """
+
+    def __init__(self, sentence: str, environment: int | None = None) -> None:
+        super().__init__(sentence)
+        self.environment = environment
 
 
-def failure(what: str, error: BaseException) -> EnvError:
+def failure(
+    what: str, error: BaseException, environment: int | None = None
+) -> EnvError:
     """Return the sentence for an error in somebody's environment, with its place.
 
     Args:
         what: What failed.
         error: Why; its traceback becomes a note.
+        environment: Place of the environment in the pool, if it is in one.
     """
     reason = " ".join(str(error).split()) or "no message"
     place = ""
     frames = traceback.extract_tb(error.__traceback__)
     if frames:
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})"
-    told = EnvError(f"{what} failed: {type(error).__name__}: {reason}{place}")
+    sentence = f"{what} failed: {type(error).__name__}: {reason}{place}"
+    told = EnvError(sentence, environment)
     told.add_note("".join(traceback.format_exception(error)))
     return told
 
@@ -325,8 +337,8 @@ class _Naming:
             return
         which = f"environment {self.index} of {self.env.spec.name}"
         if isinstance(error, EnvError):
-            raise EnvError(f"{which}: {error}") from error
-        raise failure(which, error) from error
+            raise EnvError(f"{which}: {error}", self.index) from error
+        raise failure(which, error, self.index) from error
 
 
 def _store(row: np.ndarray, value: np.ndarray) -> None:
@@ -511,16 +523,20 @@ class Pool(ABC):
         """Check what the replay and the wait for an episode's end rely on."""
         rows, spec = self._rows, self.spec
         if rows.terminated.any() and not spec.can_terminate:
+            which = int(rows.terminated.argmax())
             raise EnvError(
-                f"environment {rows.terminated.argmax()} of {spec.name} terminated, "
-                "but its EnvSpec says can_terminate=False"
+                f"environment {which} of {spec.name} terminated, but its EnvSpec says "
+                "can_terminate=False",
+                which,
             )
         late = ~rows.terminated & ~rows.truncated
         late &= self._lengths >= spec.episode_length
         if late.any():
+            which = int(late.argmax())
             raise EnvError(
-                f"environment {late.argmax()} of {spec.name} goes on after "
-                f"{spec.episode_length} steps, which its EnvSpec says is the limit"
+                f"environment {which} of {spec.name} goes on after "
+                f"{spec.episode_length} steps, which its EnvSpec says is the limit",
+                which,
             )
 
     def _check_finite(self, field: str, values: np.ndarray) -> None:
@@ -530,7 +546,8 @@ class Pool(ABC):
         where = f" at entry {entry[0]}" if entry else ""
         raise EnvError(
             f"environment {env} of {self.spec.name} returned {values[env, *entry]} in "
-            f"its {field}{where}; the simulation has diverged"
+            f"its {field}{where}; the simulation has diverged",
+            int(env),
         )
 
 

@@ -296,11 +296,11 @@ class _Member:
             raise self._failed(*failure)
         return answer
 
-    def _failed(self, sentence: str, trace: str) -> Exception:
+    def _failed(self, sentence: str, which: int | None, trace: str) -> Exception:
         """A worker's error: in one sentence where it was an environment's."""
         if not sentence:
             return WorkerError(f"{self._label()} failed:\n{trace}")
-        error = EnvError(sentence)
+        error = EnvError(sentence, which)
         error.add_note(trace)
         return error
 
@@ -427,6 +427,7 @@ def _reporting(connection: Connection) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sentence = str(error) if isinstance(error, EnvError) else ""
+        known = isinstance(error, EnvError)
+        told = (str(error), error.environment) if known else ("", None)
         with contextlib.suppress(OSError):
-            connection.send(((sentence, traceback.format_exc()), None))
+            connection.send(((*told, traceback.format_exc()), None))
