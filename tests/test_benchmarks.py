@@ -1,7 +1,6 @@
 """The scripts of benchmarks/: what is run, resumed, collected and written down."""
 
 import csv
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -11,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from results_files import write_run
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from scripts import FOLDER, load
 
 # Stands for planprior: makes 100 env steps at a time until told to stop.
 PROGRAM = """
@@ -30,16 +28,6 @@ if "slow" in sys.argv[2] and made == 0:
     time.sleep(60)
 table.write_text(f"step\\n{options['--steps']}\\n")
 """
-
-
-def load(name):
-    """A script of benchmarks/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 suite, collect = load("suite"), load("collect")

@@ -497,7 +497,7 @@ def test_killed_at_any_operation_the_replay_of_a_checkpoint_is_whole(tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
         told = write_until(folder, operation, operation)
         ended = told[-1:] == ["end"]
-        operation += 31  # all of them: benchmarks/kill_loop.py
+        operation += 31  # all of them take minutes; see also benchmarks/kill.py
         check_after_kill(folder, told)
     assert operation > 3 * 31
 

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -17,14 +19,17 @@ from safetensors.numpy import load_file
 
 import toys
 from planprior import launch, training
-from planprior.acting import Agent
+from planprior.acting import Agent, NotFiniteError
 from planprior.checkpoint import CheckpointError, Checkpoints, read_meta
 from planprior.envs.base import EnvError
 from planprior.experiment import TrainConfig
 from planprior.replay_store import ReplayStore
 from planprior.runtime import GracefulStop
 from planprior.training import Schedule
+from scripts import load
 from toys import LENGTH, TINY
+
+kill = load("kill")
 
 STEPS = 160  # environment steps; 80 decisions, of which 20 are random
 
@@ -150,6 +155,37 @@ def test_the_agent_can_be_loaded_and_asked(finished):
         agent.act(np.zeros(2))
     with pytest.raises(ValueError, match="NaN"):
         agent.act(np.full(3, np.nan))
+    agent.agents = jax.tree.map(lambda x: x * np.float32(np.nan), agent.agents)
+    for mode in ("plan", "policy"):
+        sentence = f"the {mode} of this agent for toys:aim is NaN or infinite; its"
+        with pytest.raises(NotFiniteError, match=sentence):
+            agent.act(observation, mode=mode)
+
+
+def test_what_the_kill_loop_must_notice(finished, tmp_path):
+    """`benchmarks/kill.py` says that nothing is lost or doubled; here something is."""
+    folder, _, _ = finished
+    assert kill.check(folder, folder) == STEPS and kill.unfinished(folder) == []
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    table = (copy / "eval.csv").read_text()
+    header, first, second = table.splitlines(True)
+    wrong = {
+        header + first + first + second: "are doubled or disordered",
+        header + second: r"evaluations are lost: \[80\]",
+        table.replace(",2,", ",3,"): r"eval\.csv differs at",
+    }
+    for text, sentence in wrong.items():
+        (copy / "eval.csv").write_text(text)
+        with pytest.raises(kill.LostError, match=sentence):
+            kill.check(copy, folder)
+    (copy / "eval.csv").write_text(table)
+    (copy / "replay" / "segment_999999.safetensors").touch()
+    assert kill.unfinished(copy) == ["segment_999999.safetensors"]
+    newest = sorted((copy / "checkpoints").iterdir())[-1]
+    (newest / "agents.safetensors").write_bytes(b"")
+    with pytest.raises(kill.LostError, match="is damaged"):
+        kill.check(copy, folder)
 
 
 def test_what_cannot_be_loaded_is_one_sentence(finished, tmp_path):
@@ -351,12 +387,8 @@ def test_killed_and_repeated_it_goes_on(tmp_path):
         step = wait_for_checkpoints(folder, process, step + 40)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
+        assert kill.check(folder) >= step
         if number == signal.SIGTERM:
             assert process.returncode == 128 + number, output
             assert "the same command goes on from there" in output
-    checkpoints = Checkpoints(folder / "checkpoints")
-    latest = checkpoints.latest()
-    assert latest is not None
-    steps = [int(row["step"]) for row in evaluations(folder)]
-    assert steps == sorted(set(steps))
     assert Agent.load(folder, checkpoint="latest").act(np.zeros(3)).shape == (1,)

@@ -333,7 +333,7 @@ def read(folder: Path) -> dict[str, Any]:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{folder} is no run folder: it has no config.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     version = stored.get("format") if isinstance(stored, dict) else None
     if version != FORMAT:

@@ -7,6 +7,7 @@ as well, and a kill at any moment leaves both as they were. Segments that no che
 needs any more are removed only afterwards.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +91,8 @@ class ReplayStore:
         named = {file.name for saved in self._steps.values() for file in saved.files}
         for path in list(self.folder.glob("segment_*.safetensors")):
             if _NAME.fullmatch(path.name) and path.name not in named:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # too many are no reason to stop
+                    path.unlink(missing_ok=True)
 
     def verify(self, state: Any) -> None:
         """Raises `DamagedCheckpointError` unless all segments are as written."""
@@ -146,7 +148,8 @@ class ReplayStore:
             tensorfile.sync_folder(self.folder)
             return _File(path.name, sha256, path.stat().st_size, total)
         except OSError as error:
-            path.unlink(missing_ok=True)  # what is half written gives its room back
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # its room is given back
             raise CheckpointError(
                 f"replay {path} could not be written: {error.strerror or error}"
             ) from error

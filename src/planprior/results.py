@@ -5,6 +5,7 @@ evaluation; run folders, `results/*.csv`, published data and logs of other progr
 read alike, by the names that their columns have.
 """
 
+import contextlib
 import csv
 import gzip
 import json
@@ -276,7 +277,8 @@ def read(paths: Iterable[str | Path], *, task: str = "", method: str = "") -> li
         key = (group_key(run), run.seed)
         if key in seen:
             raise ResultsError(
-                f"seed {run.seed} of {run.method} on {run.task} is there twice, in "
+                f"seed {_shown(run.seed)} of {_shown(run.method)} on "
+                f"{_shown(run.task)} is there twice, in "
                 f"{seen[key].path} and {run.path}; leave one out"
             )
         seen[key] = run
@@ -352,10 +354,15 @@ def _names(columns: Sequence[str], path: Path) -> dict[str, str]:
     for name in REQUIRED:
         if name not in found:
             raise ResultsError(
-                f"{path} has the columns {', '.join(columns) or 'none'}; one must be "
+                f"{path} has the columns {_shown(', '.join(columns))}; one must be "
                 f"called {' or '.join(COLUMNS[name])}"
             )
     return found
+
+
+def _shown(text: str) -> str:
+    """A text of a file within a sentence."""
+    return (text if text.isprintable() else ascii(text))[:200] or "none"
 
 
 def _swept(columns: Sequence[str]) -> list[str]:
@@ -379,22 +386,33 @@ def _run(names: dict[str, str], series: Mapping[str, list[float]], path: Path) -
     task, method = names.pop("task"), names.pop("method")
     if not task:
         raise ResultsError(f"{path} does not say of which task it is; give --task")
-    weight = names.pop("prior_weight", None)
+    text = names.pop("prior_weight", None)
+    weight = None if text is None else _as_number(text, "prior_weight", path)
     seed = names.pop("seed", "0")
     steps = np.asarray(series["env_steps"])
     order = np.argsort(steps, kind="stable")
     if len(np.unique(steps)) != len(steps):
         raise ResultsError(
-            f"{path} has several rows of seed {seed} of {method} on {task} for the "
-            "same step; each seed needs a number of its own in the column seed"
+            f"{path} has several rows of seed {_shown(seed)} of {_shown(method)} on "
+            f"{_shown(task)} for the same step; each seed needs a number of its own in "
+            "the column seed"
         )
     optional = (_aligned(series.get(x), order) for x in SERIES[2:])
     return Run(
         plain_task(task), method, seed, steps[order],
         np.asarray(series["returns"])[order], *optional,
-        prior_weight=None if weight is None else float(weight),
+        prior_weight=weight,
         details=names, path=str(path),
     )  # fmt: skip
+
+
+def _as_number(text: str, name: str, path: str | Path) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ResultsError(
+            f"{path}: {_shown(name)} is {text[:100]!a}; it must be a number"
+        ) from None
 
 
 def _aligned(values: list[float] | None, order: np.ndarray) -> np.ndarray | None:
@@ -412,9 +430,17 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         return {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        _ = stored["spec"]["name"], stored["train"]["method"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path} cannot be used: {error!r}") from None
+        texts = stored["spec"]["name"], stored["train"]["method"]
+        named = all(isinstance(text, str) for text in texts)
+        named &= isinstance(stored["train"].get("settings", {}), dict)
+    except (OSError, RecursionError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read: {error}") from None
+    except (AttributeError, KeyError, TypeError):
+        named, stored = False, {}
+    if not named:
+        raise ResultsError(
+            f"{path} cannot be used: it does not say of which task and method it is"
+        )
     return stored
 
 
@@ -431,9 +457,17 @@ def read_log(run: Run) -> dict[str, Any]:
     rows = [row for row in _json_lines(path) if _is_of(row, run)]
     names = {name for row in rows for name, x in row.items() if not isinstance(x, str)}
     return {
-        name: np.array([np.nan if row.get(name) is None else row[name] for row in rows])
+        name: np.array([_metric(row.get(name)) for row in rows])
         for name in sorted(names)
     }
+
+
+def _metric(value: Any) -> float:
+    """A number of a log; NaN for what is none."""
+    try:
+        return float(value) if isinstance(value, int | float) else np.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return np.nan
 
 
 def read_values(run: Run) -> dict[str, np.ndarray]:
@@ -460,12 +494,12 @@ def _is_member(row: Mapping[str, str], run: Run) -> bool:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+            with contextlib.suppress(RecursionError, ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
 
 
 def _is_of(row: dict[str, Any], run: Run) -> bool:
@@ -473,13 +507,13 @@ def _is_of(row: dict[str, Any], run: Run) -> bool:
     if row.get("event") != "update" or str(row.get("seed", run.seed)) != run.seed:
         return False
     if "prior_weight_now" in row:
-        weight = row["prior_weight"]
+        weight = _metric(row.get("prior_weight"))
         row["prior_weight"] = row.pop("prior_weight_now")
         if run.prior_weight is not None and not np.isclose(weight, run.prior_weight):
             return False
     swept = run.details.get("swept", "").split()
     return all(
-        float(value) == row.get(name)
+        _as_number(value, name, run.path) == row.get(name)
         for name, _, value in (x.partition("=") for x in swept)
     )
 

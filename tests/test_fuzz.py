@@ -1,0 +1,94 @@
+"""Files that were changed at random, a few of each kind; more: `benchmarks/fuzz.py`."""
+
+import json
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from planprior import checkpoint, experiment, results
+from scripts import load
+
+fuzz = load("fuzz")
+
+LOADS = {"agent folder": 4, "run folder": 20, "published agent": 15}
+"""Examples of kinds that take long; 40 of all others."""
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Good files of every kind, made when they are asked for."""
+    made = {}
+
+    def folder(target):
+        if target.name not in made:
+            made[target.name] = tmp_path_factory.mktemp("good")
+            target.make(made[target.name])
+        return made[target.name]
+
+    return folder
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS, ids=lambda target: target.name)
+def test_spoilt_files_load_or_are_refused_in_one_sentence(target, good):
+    outcomes = set()
+
+    @settings(
+        deadline=None,
+        max_examples=LOADS.get(target.name, 40),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(seed=st.integers(0, 2**32 - 1))
+    def load_one(seed):
+        outcomes.add(fuzz.attempt(target, good(target), random.Random(seed)))
+
+    load_one()
+    target.load(good(target))  # what was not spoilt loads
+    assert outcomes <= {"loaded", "refused"} and outcomes
+
+
+# --- What the fuzzer itself must notice -----------------------------------------------
+
+
+def fails_with(load):
+    return fuzz.Target("x", lambda folder: None, lambda folder, chance: None, load)
+
+
+def numpy_error(folder):
+    json.loads("{")
+
+
+def hang(folder):
+    while True:
+        pass
+
+
+def two_lines(folder):
+    checkpoint.load(folder / "a\nb", {})
+
+
+@pytest.mark.parametrize(
+    ("load", "sentence"),
+    [
+        (numpy_error, "JSONDecodeError: .*decoder.py"),
+        (hang, "did not end within"),
+        (two_lines, "there is no checkpoint at"),
+    ],
+)
+def test_the_fuzzer_notices_what_may_not_be(load, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz, "PATIENCE", 0.05)
+    with pytest.raises(fuzz.FoundError, match=sentence):
+        fuzz.attempt(fails_with(load), tmp_path, random.Random(0))
+
+
+# --- What it has found ----------------------------------------------------------------
+
+
+def test_lists_within_lists_are_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    sentence = r"config\.json cannot be read: maximum recursion depth"
+    with pytest.raises(ValueError, match=sentence):
+        experiment.read(tmp_path)
+    with pytest.raises(results.ResultsError, match=sentence):
+        results.read_config(tmp_path)
