@@ -82,6 +82,10 @@ def sources(run: dict[str, Any]) -> str:
     return ", ".join(f"{name} {count}" for name, count in used.items())
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def share(run: dict[str, Any], free: Sequence[float]) -> float:
     """Of the un-timed return, over the same episodes."""
     return float(np.mean(run["returns"]) / np.mean(free[: len(run["returns"])]))
@@ -132,7 +136,10 @@ def verdicts(alone: dict[str, Any], free: Sequence[float], hz: float) -> list[st
 
 def page(told: dict[str, Any]) -> str:
     machine, runs, free = told["machine"], told["runs"], told["untimed"]
-    busy = [f"beside {run['busy_processes']} busy processes" for run in runs[1:]]
+    busy = [
+        f"beside {counted(run['busy_processes'], 'busy process', 'busy processes')}"
+        for run in runs[1:]
+    ]
     header = f"| {' | '.join(['', 'nothing else started', *busy])} |"
     body = [
         f"| {name} | {' | '.join(cell(run) for run in runs)} |"
@@ -143,7 +150,8 @@ def page(told: dict[str, Any]) -> str:
         f"`{told['command']}`",
         "",
         f"{told['task']}, {told['method']}, size {told['size']}; "
-        f"{machine['cpu_cores']} cores of {machine['cpu']}, {machine['device']}, jax "
+        f"{counted(machine['cpu_cores'], 'core')} of {machine['cpu']}, "
+        f"{machine['device']}, jax "
         f"{machine['versions']['jax']}, Python {machine['versions']['python']}; "
         f"{machine['date'][:16]}, commit {commit[:7]}. "
         "Times are p50 / p95 / p99 / max.",

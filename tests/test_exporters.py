@@ -19,6 +19,7 @@ from planprior.exporters import manifest, onnx_file, programs, stablehlo
 from planprior.exporters.manifest import Wanted
 from planprior.importers import published
 from torch_files import FILES
+from toys import LENGTH, Aim
 
 KEPT = Path(__file__).parent / "agents" / "format-1"
 ACTOR = portable.load(KEPT / "agent")
@@ -112,6 +113,31 @@ def test_policy_and_plan_run_where_there_is_only_jax(folder):
             search, best = planner.improve(0, search, i)
             action, mean = best.action, best.mean
     np.testing.assert_allclose(told["loop"], action, atol=1e-5)
+
+
+@has_stablehlo
+def test_the_example_drives_a_simulator_with_them(folder):
+    """And holds back by one step what is planned ahead of the delay."""
+    example = load_example()
+    acts = example.load(folder)
+    assert {*acts} == {"policy.stablehlo", "plan.stablehlo"}
+    for act in acts.values():
+        total, milliseconds = example.play(act, Aim(0))
+        assert 0 < total <= LENGTH and milliseconds > 0
+    planner = acts["plan.stablehlo"]
+    assert planner.step == LENGTH
+    planned = planner.action
+    seen = np.array(KNOWN["observation"], np.float32)
+    np.testing.assert_array_equal(planner(seen), planned)
+
+
+def load_example():
+    path = Path(__file__).parents[1] / "examples" / "exported_agent.py"
+    spec = importlib.util.spec_from_file_location("exported_agent", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @has_stablehlo

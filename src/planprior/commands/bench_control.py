@@ -98,7 +98,7 @@ def _tell(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     for one in rows:
         table.add_row(*cells(one))
     console.print(
-        f"{machine['cpu_cores']} cores of {machine['cpu']}, {machine['device']}, jax "
+        f"{machine['cpu_cores']} core(s) of {machine['cpu']}, {machine['device']}, jax "
         f"{machine['versions']['jax']}, {machine['date'][:10]}",
         soft_wrap=True, markup=False,
     )  # fmt: skip
