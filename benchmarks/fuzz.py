@@ -40,7 +40,6 @@ import planprior
 from planprior import (
     checkpoint,
     experiment,
-    exporting,
     replay,
     results,
     runtime,
@@ -48,6 +47,7 @@ from planprior import (
     state,
     tensorfile,
 )
+from planprior.acting import Agent, load_population
 from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.importers import published
@@ -353,6 +353,15 @@ def make_agent(folder: Path) -> None:
     shutil.copytree(TESTS / "agents/format-1/agent", folder, dirs_exist_ok=True)
 
 
+def make_checkpoint(folder: Path) -> None:
+    """One checkpoint of a run, to act with."""
+    source = checkpoint.read_meta(TESTS / "agents/format-1/agent")
+    kept = {name: source[name] for name in ("spec", "agent", "hypers")}
+    meta = {"format": experiment.FORMAT, "members": [{"seed": 0, "prior_weight": 0.5}]}
+    agents, *_ = load_population(TESTS / "agents/format-1/agent")
+    checkpoint.save(folder, {"agents": agents}, meta | kept)
+
+
 def make_published(folder: Path) -> None:
     shutil.copy(TESTS / "golden/tdmpc2.pt", folder)
 
@@ -399,7 +408,8 @@ TARGETS = (
     Target("tensor file", make_tensors, spoil_any, load_tensors),
     Target("run folder", make_run, spoil_any, load_run),
     Target("config.json", make_config, spoil_any, load_config),
-    Target("agent folder", make_agent, spoil_any, exporting.load),
+    Target("agent folder", make_agent, spoil_any, Agent.load),
+    Target("checkpoint to act with", make_checkpoint, spoil_any, Agent.load),
     Target("published agent", make_published, spoil_archive, load_published),
     Target("tables to go on with", make_tables, spoil_any, load_tables),
     Target("results", make_results, spoil_any, load_results),
@@ -475,6 +485,7 @@ def _limited(seconds: float) -> Iterator[None]:
 def work(seed: int, seconds: float) -> None:
     """Make loads, the targets in turn, and tell of each."""
     end = time.monotonic() + seconds
+    _limit_memory()
     with tempfile.TemporaryDirectory(prefix="fuzz-good-") as name:
         good = {target.name: Path(name) / str(i) for i, target in enumerate(TARGETS)}
         for target in TARGETS:
@@ -489,6 +500,13 @@ def work(seed: int, seconds: float) -> None:
                 outcome = f"found\t{error}".replace("\n", " ")
             print(outcome, flush=True)
             seed += 1
+
+
+def _limit_memory() -> None:
+    """Let this process fail where it would take the machine's memory from others."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + (4 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def supervise(seed: int, seconds: float) -> tuple[collections.Counter, list[str]]:

@@ -8,11 +8,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planprior import checkpoint, experiment, results
+from planprior.config import Config, CriticConfig, NetworkConfig
 from scripts import load
 
 fuzz = load("fuzz")
 
-LOADS = {"agent folder": 4, "run folder": 20, "published agent": 15}
+LOADS = {
+    "agent folder": 4,
+    "checkpoint to act with": 4,
+    "run folder": 20,
+    "published agent": 15,
+}
 """Examples of kinds that take long; 40 of all others."""
 
 
@@ -92,3 +98,26 @@ def test_lists_within_lists_are_one_sentence(tmp_path):
         experiment.read(tmp_path)
     with pytest.raises(results.ResultsError, match=sentence):
         results.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (
+            lambda n: NetworkConfig(encoder_layers=n),
+            r"NetworkConfig\.encoder_layers is .*; it must be at most 100",
+        ),
+        (
+            lambda n: CriticConfig(num_heads=n),
+            r"CriticConfig\.num_heads is .*; it must be at most 1000",
+        ),
+        (
+            lambda n: Config(horizon=n),
+            r"Config\.horizon is .*; it must be at most 1000",
+        ),
+    ],
+)
+def test_what_is_counted_out_while_loading_is_limited(build, sentence):
+    """A number of ten digits in a file took all memory of the machine."""
+    with pytest.raises(ValueError, match=sentence):
+        build(2**31 - 8)

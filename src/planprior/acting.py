@@ -237,12 +237,14 @@ def load_population(
         members = [
             settings.hypers_from_json(
                 info["hypers"] | {k: v for k, v in m.items() if k != "seed"}
-            )
+            ).validate(config)
             for m in info["members"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder} cannot be used: {error}") from None
-    seeds = [m["seed"] for m in info["members"]]
+        seeds = [_seed(m["seed"]) for m in info["members"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be used: {checkpoint.printable(str(error))}"
+        ) from None
     capacity = config.horizon + 1
     population = Population(spec, config, seeds, members, num_envs=1, capacity=capacity)
     like = {"agents": jax.eval_shape(population.init)}
@@ -250,12 +252,18 @@ def load_population(
     return agents, spec, config, members, info
 
 
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"the seed of a member is {value!a:.40}; it must be a number")
+    return value
+
+
 def _exported(
     folder: Path,
 ) -> tuple[AgentState, EnvSpec, Config, list[Hypers], dict[str, Any]]:
     """An exported agent, as a population of one."""
     agent, actor = exporting.load(folder)
-    one = {name: actor.info[name] for name in ("seed", "prior_weight")}
+    one = {name: actor.info.get(name) for name in ("seed", "prior_weight")}
     agents = jax.tree.map(lambda x: x[None], agent)
     info = actor.info | {"members": [one]}
     return agents, actor.spec, actor.config, [actor.hypers], info

@@ -53,6 +53,13 @@ class Checked:
             allowed = f"at least {least}"
             require(value >= least, type(self).__name__, name, value, allowed)
 
+    def at_most(self, most: int, *names: str) -> None:
+        """Check that the named fields are not above `most`."""
+        for name in names:
+            value = getattr(self, name)
+            allowed = f"at most {most}"
+            require(value <= most, type(self).__name__, name, value, allowed)
+
     def in_order(self, lower: str, upper: str) -> None:
         """Check that one field is below another."""
         low, high = getattr(self, lower), getattr(self, upper)

@@ -256,19 +256,20 @@ def _segment(group: str, key: Any) -> str:
 def _misfits(wanted: Mapping[str, Any], stored: Mapping[str, Stored]) -> list[str]:
     """Names every path that is missing, surplus, or of another shape or type."""
     missing = [path for path in wanted if path not in stored]
-    surplus = [_printable(path) for path in stored if path not in wanted]
+    surplus = [printable(path) for path in stored if path not in wanted]
     texts = [f"missing {', '.join(missing)}"] if missing else []
     texts += [f"surplus {', '.join(surplus)}"] if surplus else []
     for path, leaf in wanted.items():
         dtype, shape = tensorfile.spec_of(path, leaf)
         found = stored.get(path)
         if found and (found.dtype, found.shape) != (dtype, shape):
-            there = _printable(f"{found.dtype}{list(found.shape)}")
+            there = printable(f"{found.dtype}{list(found.shape)}")
             texts.append(f"{path} is {there} and must be {dtype}{list(shape)}")
     return texts
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """A text of a file within a sentence: escaped if it could be mistaken for more."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -377,7 +378,7 @@ def _checked(folder: Path, files: Mapping[str, Any], name: str) -> Path:
     if not _FILE.fullmatch(name):
         raise DamagedCheckpointError(f"checkpoint {folder} names a file {name!r}")
     if name not in files:
-        there = ", ".join(_printable(file) for file in files) or "none"
+        there = ", ".join(printable(file) for file in files) or "none"
         raise CheckpointError(f"checkpoint {folder} has no file {name}; it has {there}")
     tensorfile.check(path, files[name])
     return path

@@ -11,6 +11,10 @@ from typing import Literal
 
 from planprior.checked import Checked, require
 
+MOST_LAYERS, MOST_HEADS, MOST_STEPS = 100, 1000, 1000
+"""Limits of what is counted out when an agent is loaded: a number in a file must not
+take more time and memory than the file itself."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig(Checked):
@@ -42,6 +46,7 @@ class NetworkConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "encoder_dim", "encoder_layers", "mlp_dim", "simnorm_dim")
+        self.at_most(MOST_LAYERS, "encoder_layers")
         self.at_least(2, "num_bins")
         owner, groups = type(self).__name__, self.simnorm_dim
         whole_groups = self.latent_dim > 0 and self.latent_dim % groups == 0
@@ -77,6 +82,7 @@ class CriticConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "num_heads")
+        self.at_most(MOST_HEADS, "num_heads")
 
 
 @dataclass(frozen=True)
@@ -246,6 +252,7 @@ class Config(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "horizon", "batch_size")
+        self.at_most(MOST_STEPS, "horizon")
         slices = self.reanalysis.num_slices
         fits = not self.reanalysis.interval or slices <= self.batch_size
         allowed = f"at most batch_size = {self.batch_size}"

@@ -95,7 +95,9 @@ def load(folder: str | Path) -> Actor:
         meta = migrate(meta)
         spec, config, hypers = read_settings(meta)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder} cannot be used: {error}") from None
+        raise CheckpointError(
+            f"{folder} cannot be used: {checkpoint.printable(str(error))}"
+        ) from None
     like = jax.eval_shape(lambda: init_networks(spec, config, key=jax.random.key(0)))
     networks = checkpoint.load(folder, {"agent": like})["agent"]
     return Actor(networks, spec, config, hypers, meta)
