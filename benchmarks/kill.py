@@ -3,13 +3,13 @@
     python benchmarks/kill.py --folder /tmp/kill --kills 50
 
 A round trains a tiny agent once undisturbed. Then it makes the same training again, in
-another folder, by one command that is killed and repeated until it finishes. A third of
-the kills come at any moment, start and end of the process included; a third while it
-learns; and a third when a file is seen that is not in its place yet. `check` follows
-each of them, and `compare` the last: every array, every row of the replay and every
-line of the tables must be those of the undisturbed training. Rounds follow until there
-were enough kills. The first difference ends the script with status 1. It may be stopped
-itself: the same command goes on, and counts what `FOLDER/kills.csv` lists.
+another folder, by one command that is killed and repeated until it finishes. The kills
+come in turn at any moment, start and end of the process included; when a file is seen
+that is not in its place yet; when that is a checkpoint; and while it learns. `check`
+follows each of them, and `compare` the last: every array, every row of the replay and
+every line of the tables must be those of the undisturbed training. Rounds follow until
+there were enough kills. The first difference ends the script with status 1. It may be
+stopped itself: the same command goes on, and counts what `FOLDER/kills.csv` lists.
 """
 
 import argparse
@@ -117,8 +117,14 @@ def learns_for(folder: Path, seconds: float) -> Moment:
     return asked
 
 
-def writes(folder: Path, number: int) -> Moment:
-    """Files that are not in their place yet are seen for the `number`-th time."""
+def writes(folder: Path, number: int, prefix: str = "") -> Moment:
+    """Files that are not in their place yet are seen for the `number`-th time.
+
+    Args:
+        folder: The run folder.
+        number: How often.
+        prefix: How their names begin.
+    """
     seen, last = 0, ([0], False)
 
     def asked(pid: int) -> bool:
@@ -126,7 +132,7 @@ def writes(folder: Path, number: int) -> Moment:
         # Asked hundreds of times a second: to look at the folders' times costs little.
         times = [_changed(folder / part) for part in (".", "checkpoints", "replay")]
         if times != last[0]:
-            now = bool(unfinished(folder))
+            now = any(name.startswith(prefix) for name in unfinished(folder))
             seen += now and not last[1]
             last = times, now
         return last[1] and seen >= number
@@ -313,6 +319,7 @@ def moments(folder: Path, startup: float, chance: random.Random) -> Iterable[tup
     while True:
         yield "any moment", passes(chance.uniform(0, 1.1 * startup))
         yield "while writing", writes(folder, chance.choice((1, 1, 2, 3)))
+        yield "in a checkpoint", writes(folder, chance.choice((1, 2)), ".step_")
         yield "while learning", learns_for(folder, chance.expovariate(1.0))
 
 

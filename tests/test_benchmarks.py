@@ -31,6 +31,7 @@ table.write_text(f"step\\n{options['--steps']}\\n")
 
 
 suite, collect = load("suite"), load("collect")
+kills, memory = load("kill"), load("memory")
 control = load("control")
 
 
@@ -235,3 +236,60 @@ def test_a_page_keeps_what_stands_around_the_table(tmp_path):
     page.write_text("before\n")
     with pytest.raises(ValueError, match=r"has no lines '<!-- loop"):
         control.insert(page, "new")
+
+
+def test_growth_of_memory_is_told_from_its_level():
+    def sample(minute, mib):
+        return memory.Sample(60.0 * minute, minute, mib, 10.0, 5, 9, 3, 1.0)
+
+    flat = [sample(minute, 300.0 if minute > 10 else 100.0) for minute in range(61)]
+    growing = [sample(minute, 300.0 + minute) for minute in range(61)]
+    later = flat[15:]
+    assert memory.growth(later, "mib") == pytest.approx(0, abs=1e-6)
+    assert memory.growth(growing, "mib") == pytest.approx(60)
+    assert "| mib | 300.00 | 300.00 | 300.00 | 300.00 |" in memory.report(flat)
+    assert memory.report(flat).startswith("60 minutes, 60 env steps; from minute 15")
+
+
+def test_a_process_and_its_children_are_seen(tmp_path):
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', P])"
+    program = f"P = 'input()'; {program}"
+    command = [sys.executable, "-S", "-c", program]
+    with subprocess.Popen(
+        command, start_new_session=True, stdin=subprocess.PIPE
+    ) as process:
+        for _ in range(600):
+            if len(memory.family(process.pid)) == 2:
+                break
+            time.sleep(0.05)
+        found = memory.look(process.pid, tmp_path, time.monotonic())
+        assert found.processes == 2 and found.mib > 1 and found.workers_mib > 1
+        assert found.threads == 1 and found.files >= 3
+        process.communicate(b"x")
+    assert memory.family(process.pid) == []
+
+
+def test_kills_are_summed_up(tmp_path):
+    for kill in (("0", "any moment", "40", ""), ("0", "while writing", "80", "x.tmp")):
+        kills.record(tmp_path, kills.Kill(*kill))
+    kills.record(tmp_path, kills.Kill("0", kills.FINISHED, "3000", ""))
+    assert kills.summary(kills.known(tmp_path)) == (
+        "2 kills survived (1 any moment, 1 while writing; 1 left files that were being "
+        "written); 1 trainings ended bit for bit as undisturbed"
+    )
+
+
+def test_a_moment_comes_with_what_it_waits_for(tmp_path):
+    for part in ("checkpoints", "replay"):
+        (tmp_path / part).mkdir()
+    second, hidden = kills.writes(tmp_path, 2, ".step_"), ".step_000000004.tmp"
+    assert not second(0)
+    for expected in (False, True):
+        (tmp_path / "checkpoints" / hidden).mkdir()
+        assert second(0) == expected
+        (tmp_path / "checkpoints" / hidden).rmdir()
+        assert not second(0)
+    learns = kills.learns_for(tmp_path, 0.0)
+    assert not learns(1)
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    assert learns(1) and kills.passes(0.0)(1) and not kills.passes(1e9)(1)
