@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planprior import checkpoint, experiment, results
+from planprior.acting import Agent
 from planprior.config import Config, CriticConfig, NetworkConfig
 from scripts import load
 
@@ -98,6 +99,27 @@ def test_lists_within_lists_are_one_sentence(tmp_path):
         experiment.read(tmp_path)
     with pytest.raises(results.ResultsError, match=sentence):
         results.read_config(tmp_path)
+
+
+def change_agent(folder, change):
+    """An agent folder whose meta is another, with the right checksum."""
+    fuzz.make_agent(folder)
+    document = json.loads((folder / "meta.json").read_text())
+    change(document["meta"])
+    (folder / "meta.json").write_text(json.dumps(document))
+    fuzz.reseal(folder)
+
+
+def test_an_agent_that_does_not_say_its_seed_still_acts(tmp_path):
+    change_agent(tmp_path, lambda meta: [meta.pop(n) for n in ("seed", "prior_weight")])
+    assert "seed" not in Agent.load(tmp_path).info
+
+
+def test_a_name_in_a_file_stays_within_its_sentence(tmp_path):
+    change_agent(tmp_path, lambda meta: meta["spec"].update({"a\nb\x1b": 1}))
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be used") as error:
+        Agent.load(tmp_path)
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,8 @@ def _exported(
 ) -> tuple[AgentState, EnvSpec, Config, list[Hypers], dict[str, Any]]:
     """An exported agent, as a population of one."""
     agent, actor = exporting.load(folder)
-    one = {name: actor.info.get(name) for name in ("seed", "prior_weight")}
+    told = {name: actor.info.get(name) for name in ("seed", "prior_weight")}
+    one = {name: x for name, x in told.items() if isinstance(x, int | float)}
     agents = jax.tree.map(lambda x: x[None], agent)
     info = actor.info | {"members": [one]}
     return agents, actor.spec, actor.config, [actor.hypers], info
