@@ -27,7 +27,12 @@ def onnx_policy(file: Path) -> Act:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file)
-    return lambda seen: session.run(["action"], {"observation": seen[np.newaxis]})[0][0]
+
+    def act(seen: np.ndarray) -> np.ndarray:
+        batch = session.run(["action"], {"observation": seen[np.newaxis]})[0]
+        return np.asarray(batch)[0]
+
+    return act
 
 
 def stablehlo(file: Path) -> Callable[..., Any]:
