@@ -9,6 +9,9 @@ published program runs in a process of its own, at its own default settings and 
 (torch.compile was never faster here by more than noise), and has random weights and one
 random batch: its replay and its environment take no part, nor do ours.
 
+Without the folders ours run alone, each beside the bare agent of `--bare`, which has no
+population around it: no members, no replay.
+
 All programs take turns, so that what else the machine does meets all of them; compare
 the least times, and only within one run. The peak is measured in turns as well.
 """
@@ -211,7 +214,7 @@ class Bare(Ours):
         )
         update = jax.jit(
             lambda state, batch, hypers, key: agent.update(
-                state, batch, hypers, config, key=key
+                state, batch, hypers, config, key=key, tell=False
             ),
             donate_argnums=0,
         )
@@ -251,6 +254,11 @@ def compare(programs: dict[str, Any], repeats: int, seconds: float) -> dict[str,
     return {"taken": taken, "peak": max(peaks)}
 
 
+def bare(name: str) -> str:
+    """What a method's agent without a population is called here."""
+    return f"{name} without a population"
+
+
 def report(programs: dict[str, Any], found: dict[str, Any]) -> list[dict[str, Any]]:
     """Least and median milliseconds, the floor, and what the published program took."""
     import numpy as np
@@ -264,12 +272,15 @@ def report(programs: dict[str, Any], found: dict[str, Any]) -> list[dict[str, An
             if isinstance(program, Ours):
                 row["gflop"] = program.flops(part) / 1e9
                 row["floor_ms"] = 1e3 * program.flops(part) / found["peak"]
-                other = found["taken"].get(f"published {name}")
-                if other:
-                    row["of_published"] = min(times) / min(other[part])
-                    row["of_published_median"] = float(
-                        np.median(times) / np.median(other[part])
-                    )
+                for to, other in (
+                    ("published", f"published {name}"),
+                    ("bare", bare(name)),
+                ):
+                    beside = found["taken"].get(other)
+                    if beside:
+                        row[f"of_{to}"] = min(times) / min(beside[part])
+                        medians = np.median(times) / np.median(beside[part])
+                        row[f"of_{to}_median"] = float(medians)
             rows.append(row)
     return rows
 
@@ -279,6 +290,8 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--tdmpc2", type=Path)
     parser.add_argument("--bmpc", type=Path)
+    parser.add_argument("--methods", nargs="+", default=["tdmpc2", "bmpc"])
+    parser.add_argument("--bare", nargs="*", default=["tdmpc2"], metavar="METHOD")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--json", type=Path)
@@ -291,14 +304,14 @@ def main() -> None:
 
     runtime.configure()
     programs: dict[str, Any] = {}
-    for name in ("tdmpc2", "bmpc"):
+    for name in options.methods:
         programs[name] = Ours(name)
-        folder = getattr(options, name)
+        folder = getattr(options, name, None)
         if folder:
             programs[f"published {name}"] = Published(
                 options.python, name, folder.resolve()
             )
-    programs["tdmpc2 without a population"] = Bare("tdmpc2")
+    programs |= {bare(name): Bare(name) for name in options.bare}
     found = compare(programs, options.repeats, options.seconds)
     rows = report(programs, found)
     torch = {p.version for p in programs.values() if isinstance(p, Published)}

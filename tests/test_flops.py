@@ -95,7 +95,8 @@ def test_counts_are_those_of_the_programs(case):
         )
 
     def update(state, key):
-        return agent.update(state, replay(config), hypers, config, key=key)[0]
+        batch = replay(config)
+        return agent.update(state, batch, hypers, config, key=key, tell=False)[0]
 
     shape = (2, config.horizon, SPEC.action_dim)
     inputs = jnp.zeros((2, 5)), jnp.zeros(shape), jnp.ones(2, bool), jax.random.key(0)
@@ -118,8 +119,7 @@ def test_dog_and_cheetah_at_the_default_size(name, spec, plan, update):
     """Counted by hand, in 10⁹, before there was a program.
 
     BMPC's plan without sharing the first latent's products. In the updates gradients
-    that nobody learns from, and not those of the policy's two terms apart: hence the
-    tolerance.
+    that nobody learns from: hence the tolerance.
     """
     config, _ = methods.make(name, spec)
     shared = name == "tdmpc2"

@@ -17,11 +17,12 @@ ENVS = 2
 SEEDS, WEIGHTS = (3, 4), (0.2, 0.7)
 
 
-def build(seeds, weights):
+def build(seeds, weights, **options):
     config, hypers = methods.make("pompc", SPEC, "tiny")
     config, hypers = settings.apply(config, hypers, TINY)
     each = [dataclasses.replace(hypers, prior_weight=w) for w in weights]
-    return Population(SPEC, config, seeds, each, num_envs=ENVS, capacity=100)
+    sizes = {"num_envs": ENVS, "capacity": 100}
+    return Population(SPEC, config, seeds, each, **sizes, **options)
 
 
 def answers(members, count):
@@ -149,6 +150,10 @@ def test_a_plan_that_is_nan_freezes_its_member_and_no_other():
     decision, _ = pop.act(agents, seen, warm, reset, 5)
     assert population.describe_fault(int(decision.fault[1])).startswith("an action was")
     assert int(decision.fault[0]) == 0
+    for ours, theirs in zip(
+        pop.fetch(decision), (decision.action, decision.fault), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
     for name in ("action", "warm_start", "has_plan"):
         ours, theirs = getattr(decision, name), getattr(healthy, name)
         np.testing.assert_array_equal(ours[0], theirs[0])

@@ -78,6 +78,27 @@ def test_updates_start_with_a_burst_and_then_keep_pace():
     assert four.pretraining == 6 and four.updates_at_once == 2
 
 
+@pytest.mark.parametrize("rate", [0.25, 1.0, 3.0])
+@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize("log_every", [1, 20, 50])
+def test_the_last_updates_before_a_line_of_losses_tell(rate, num_envs, log_every):
+    """The loop's schedule, played through; and not many others do."""
+    schedule = Schedule(num_envs, 2, 40, rate, 0, log_every)
+    updates, calls, lines = 0, [], 0
+    for made in range(150):
+        due = [schedule.updates_due(made)]  # those that were missed
+        if not schedule.is_random(made):
+            due.append(schedule.updates_due(made + 1))
+        for until in due:
+            while updates + schedule.updates_at_once <= until:
+                calls.append(schedule.is_told(made + 1, updates))
+                updates += schedule.updates_at_once
+        if schedule.logs(made + 1) and calls:
+            assert calls[-1]
+            lines += 1
+    assert 2 < lines and sum(calls) <= lines + 1
+
+
 def test_reanalysis_keeps_its_cadence_whatever_the_size_of_calls():
     one = Schedule(1, 1, 5, 1.0, 10)
     due = [n for n in range(50) if one.reanalyses(n)]
@@ -116,6 +137,8 @@ def test_a_training_leaves_a_folder_that_anyone_can_read(finished):
     updates = events(folder, "update")
     assert {"consistency_loss", "kl_policy_prior", "time_env"} <= updates[-1].keys()
     assert updates[-1]["updates"] == STEPS // 2
+    learned = [row for row in updates if "policy_loss" in row]
+    assert learned and all(row["penalty_grad_norm"] > 0 for row in learned)
     for text in ("replay of", "evaluation at 80 env steps", "in this process"):
         assert text in screen
 

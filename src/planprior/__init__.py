@@ -4,10 +4,15 @@ Names are loaded when they are first used: environment workers import this packa
 must not load JAX.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# JAX would take three quarters of a GPU before it needs any. It reads this when its
+# devices start, which is after this package has been imported, whoever starts them.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 _HOMES = {
     "Agent": "acting",

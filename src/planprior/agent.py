@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from planprior.actor import seeders
+from planprior.adam import Flag
 from planprior.config import Config
+from planprior.diagnostics import all_finite
 from planprior.draws import UpdateNoise, draw_update_noise, policy_steps
 from planprior.hypers import Hypers
 from planprior.learning import update_model, update_policy, update_prior
@@ -142,8 +144,13 @@ def update(
     *,
     key: PRNGKey,
     learn_policy: bool = True,
+    going: Flag = True,
+    tell: Flag = True,
 ) -> tuple[AgentState, Metrics]:
     """One gradient step on everything: world model, prior, policy, target heads.
+
+    Steps are made in that order until a loss or a gradient is not finite; from there on
+    everything stays as it is.
 
     Args:
         state: The agent.
@@ -153,9 +160,14 @@ def update(
         key: Consumed once.
         learn_policy: Whether prior and policy learn (BMPC's do not before the first
             planned action).
+        going: Whether to learn at all; else only the metrics are new.
+        tell: Whether to tell how the policy's two terms pull, which takes time.
     """
     noise = draw_update_noise(batch.action.shape[-1], config, key=key)
-    return update_with(state, batch, noise, hypers, config, learn_policy=learn_policy)
+    return update_with(
+        state, batch, noise, hypers, config, learn_policy=learn_policy, going=going,
+        tell=tell,
+    )  # fmt: skip
 
 
 def update_with(
@@ -166,19 +178,28 @@ def update_with(
     config: Config,
     *,
     learn_policy: bool = True,
+    going: Flag = True,
+    tell: Flag = True,
 ) -> tuple[AgentState, Metrics]:
     """`update` with its randomness given, in the order of the published programs."""
-    state, zs, metrics = update_model(state, batch, noise, hypers, config)
+    state, zs, metrics = update_model(state, batch, noise, hypers, config, going)
+    going &= all_finite(metrics)
     if learn_policy:
         zs = jax.lax.stop_gradient(zs)
         plans, mask = fill_plans(batch, config.prior)
-        state, prior_metrics = update_prior(state, zs, plans, mask, hypers, config)
-        state, policy_metrics = update_policy(
-            state, batch, zs, plans, mask, noise, hypers, config
+        state, prior_metrics = update_prior(
+            state, zs, plans, mask, hypers, config, going
         )
-        metrics = metrics | prior_metrics | policy_metrics
+        metrics = metrics | prior_metrics
+        going &= all_finite(metrics)
+        state, policy_metrics = update_policy(
+            state, batch, zs, plans, mask, noise, hypers, config, going, tell
+        )
+        metrics = metrics | policy_metrics
+        going &= all_finite(metrics)
+    tau = jnp.where(going, hypers.tau, 0.0)
     target_heads = jax.tree.map(
-        lambda slow, fast: slow + hypers.tau * (fast - slow),
+        lambda slow, fast: slow + tau * (fast - slow),
         state.target_heads,
         state.model.value_heads,
     )

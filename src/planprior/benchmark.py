@@ -196,7 +196,8 @@ class Subject:
         jax.block_until_ready(self.replay)
 
     def _transfer(self) -> None:
-        np.asarray(self._decision.action + 0)  # a fresh array: the host keeps a copy
+        # A fresh array: the host keeps a copy of one that it has seen.
+        np.asarray(self._decision.for_host + 0)
         self._seen = jax.block_until_ready(self.population.seen(self._answer))
 
     def loop(self, pool: Pool, decisions: int, shares: Shares) -> None:
@@ -211,7 +212,7 @@ class Subject:
         for step in range(decisions):
             with shares.section("plan"):
                 decision, _ = population.act(self.agents, seen, warm_start, reset, step)
-                action = np.asarray(decision.action)
+                action, _ = population.fetch(decision)
             with shares.section("env"):
                 pool.send(action.reshape(pool.num_envs, -1))
             with shares.section("update"):

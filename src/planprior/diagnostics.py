@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from planprior import numerics
 from planprior.config import Config
@@ -12,6 +13,20 @@ from planprior.state import AgentState
 from planprior.targets import each
 from planprior.types import Batch, Gaussian, Metrics
 from planprior.weighing import effective_lambda, mixing_weights
+
+WATCHED = (
+    *("consistency_loss", "reward_loss", "value_loss", "termination_loss"),
+    *("model_grad_norm", "prior_loss", "prior_grad_norm"),
+    *("policy_loss", "policy_grad_norm"),
+)
+"""Metrics that must be finite, in the order in which an update computes them. As long
+as they are, so are the parameters: Adam's steps are bounded."""
+
+
+def all_finite(metrics: Metrics) -> Bool[Array, ""]:
+    """Whether those of these metrics that are watched are finite."""
+    watched = [metrics[name] for name in WATCHED if name in metrics]
+    return jnp.all(jnp.isfinite(jnp.stack(watched)))
 
 
 def prior_metrics(

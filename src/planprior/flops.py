@@ -160,7 +160,7 @@ def reanalysis_flops(spec: EnvSpec, config: Config) -> int:
 
 
 def update_flops(spec: EnvSpec, config: Config) -> int:
-    """Operations of one update, the policy's step included."""
+    """Operations of one update, the policy's step included; nothing to be told."""
     net = networks(spec, config)
     parts = (_targets, _model_step, _prior_step, _policy_step)
     return 2 * sum(part(net, config) for part in parts)
@@ -196,8 +196,7 @@ def _prior_step(net: Networks, config: Config) -> int:
 def _policy_step(net: Networks, config: Config) -> int:
     prior = PRIORS[config.prior.kind]
     rows = (config.horizon + prior.everywhere) * config.batch_size
-    # The gradients of the two halves of the loss are taken apart.
-    step = forward(net.policy) + (1 + prior.active) * backward(net.policy)
+    step = forward(net.policy) + backward(net.policy)
     if config.prior.kind == "learned":
         step += forward(net.policy)
     if not config.policy.imitation_only:

@@ -73,10 +73,11 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         )
         with _folder(experiment, start, console) as (run, progress):
             stop = stack.enter_context(runtime.GracefulStop())
-            training = _prepare(
-                experiment, pool, evaluation_pool, run, saving, progress, stop
-            )
-            _introduce(training, start, console)
+            population = _population(experiment)
+            _introduce(experiment, population, pool, console)
+            _tell_start(start, console)
+            tools = pool, evaluation_pool, run, saving, progress, stop
+            training = _prepare(experiment, population, *tools)
             if start is not None:
                 training.restore(start)
             elif config.init_from:
@@ -148,21 +149,28 @@ def _sinks(experiment: Experiment, resumed_at: int | None) -> list[Sink]:
     return sinks
 
 
-def _prepare(experiment, pool, evaluation_pool, run, saving, progress, stop):
-    """Build population and training; only from here on is JAX's memory used."""
+def _population(experiment: Experiment) -> Any:
+    """The population that is trained."""
     from planprior.population import Population
-    from planprior.training import Tools, Training
 
-    train = experiment.train
-    population = Population(
+    return Population(
         experiment.spec,
         experiment.config,
         [member.seed for member in experiment.members],
         [member.hypers for member in experiment.members],
-        num_envs=train.num_envs,
+        num_envs=experiment.train.num_envs,
         capacity=experiment.capacity,
     )
-    _check_memory(population.replay_bytes())
+
+
+def _prepare(
+    experiment, population, pool, evaluation_pool, run, saving, progress, stop
+):
+    """Build the training; only from here on is memory taken."""
+    from planprior import memory
+    from planprior.training import Tools, Training
+
+    memory.check(_need(experiment, population), memory.room(population))
     tools = Tools(pool, evaluation_pool, run, saving, progress, lambda: stop.requested)
     return Training(experiment, population, tools)
 
@@ -188,29 +196,27 @@ def _begin_from(path: str, training: Any, console: Console) -> None:
     source = Agent.load(path)
     here, there = training.population.config.network, source.config.network
     starting.check_sizes(here, there, path)
-    training.agents, taken = starting.take(training.agents, source)
+    agents, taken = starting.take(training.agents, source)
+    training.agents = training.population.placement.put(agents)
     console.print(f"from {path}: {taken.sentence()}", soft_wrap=True, markup=False)
 
 
-def _check_memory(needed: int) -> None:
-    memory = runtime.device_memory() or runtime.host_memory()
-    if memory and needed > memory.free:
-        raise ValueError(
-            f"the replay needs {runtime.format_bytes(needed)}, but only "
-            f"{runtime.format_bytes(memory.free)} of memory are free; "
-            "lower --buffer-size"
-        )
+def _need(experiment: Experiment, population: Any) -> Any:
+    from planprior import memory
+
+    return memory.need(population, experiment.train.eval_episodes)
 
 
-def _introduce(training: Any, start: Start | None, console: Console) -> None:
+def _introduce(
+    experiment: Experiment, population: Any, pool: Pool, console: Console
+) -> None:
     """Say what is about to happen, and what it costs."""
-    experiment, population = training.experiment, training.population
     train, spec = experiment.train, experiment.spec
     machine = runtime.describe()
     parameters = population.num_parameters()
     members = experiment.members
     _, why = choose_workers(len(members) * train.num_envs, train.num_workers())
-    why = "on the device" if training.tools.pool.on_device else why
+    why = "on the device" if pool.on_device else why
     lines = [
         f"{spec.name}: {spec.observation_dim} observations, {spec.action_dim} actions, "
         f"{spec.episode_length} decisions of {spec.action_repeat} env steps an episode",
@@ -218,21 +224,30 @@ def _introduce(training: Any, start: Start | None, console: Console) -> None:
         f"{_describe(members)}",
         f"on {machine['device']} ({machine['platform']}, {machine['cpu_cores']} CPU "
         f"cores), products in {train.precision}",
-        f"replay of {experiment.capacity:,} rows: "
-        f"{runtime.format_bytes(population.replay_bytes() / len(members))} a member",
+        f"replay of {experiment.capacity:,} rows; memory of "
+        f"{_need(experiment, population).describe()}",
         f"environments {why}",
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
     ]
+    if population.placement.available > 1:
+        lines.append(population.placement.describe())
     if experiment.proposed:
         told = ", ".join(f"{k}={v}" for k, v in experiment.proposed.items())
         lines.append(f"as the papers of this suite do: {told}")
     if len(members) > 1:
         lines += [f"member {i}: {m.describe()}" for i, m in enumerate(members)]
-    if start is not None:
-        lines.append(f"going on from {start.step:,} env steps")
-        frozen = start.counters.frozen.items()
-        lines += [f"member {i} stays frozen: {why}" for i, why in frozen]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _tell_start(start: Start | None, console: Console) -> None:
+    """Say where a training goes on, if it does."""
+    if start is None:
+        return
+    lines = [f"going on from {start.step:,} env steps"]
+    frozen = start.counters.frozen.items()
+    lines += [f"member {i} stays frozen: {why}" for i, why in frozen]
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
 

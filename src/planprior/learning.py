@@ -10,7 +10,9 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from planprior import diagnostics
+from planprior.adam import Flag, adam_step, keep_unless
 from planprior.config import Config
+from planprior.diagnostics import all_finite
 from planprior.draws import UpdateNoise
 from planprior.hypers import Hypers
 from planprior.losses import (
@@ -28,39 +30,11 @@ from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
 from planprior.weighing import effective_lambda
 from planprior.world_model import WorldModel, pick_heads
 
+PULLS = ("return_grad_norm", "penalty_grad_norm", "grad_cosine")
+"""Norms of the gradients of the policy loss's two terms, and their cosine."""
+
 LOG_LAMBDA_LIMIT = 10.0
 """An adapted λ stays between e⁻¹⁰ and e¹⁰; beyond e¹⁷ its weight w rounds to 1."""
-
-
-def adam_step(
-    parameters: Any,
-    gradient: Any,
-    moments: optax.OptState,
-    rates: Any,
-    hypers: Hypers,
-    eps: float,
-) -> tuple[Any, optax.OptState, Scalar]:
-    """Clip by global norm, then Adam.
-
-    Args:
-        parameters: What is trained.
-        gradient: Of all of it at once: the clip is joint.
-        moments: Adam's.
-        rates: A learning rate, or a tree of them that is a prefix of the parameters.
-        hypers: The clip.
-        eps: Adam's.
-
-    Returns:
-        New parameters and moments, and the gradient's norm before the clip.
-    """
-    norm = optax.tree.norm(gradient)
-    clip = jnp.minimum(1.0, hypers.max_grad_norm / (norm + 1e-6))
-    clipped = jax.tree.map(lambda g: g * clip, gradient)
-    steps, moments = optax.scale_by_adam(eps=eps).update(clipped, moments)
-    scaled = jax.tree.map(
-        lambda rate, part: jax.tree.map(lambda s: -rate * s, part), rates, steps
-    )
-    return optax.apply_updates(parameters, scaled), moments, norm
 
 
 def prior_weight(state: AgentState, hypers: Hypers, config: Config) -> Scalar:
@@ -76,6 +50,7 @@ def update_model(
     noise: UpdateNoise,
     hypers: Hypers,
     config: Config,
+    going: Flag = True,
 ) -> tuple[AgentState, Float[Array, "T B L"], Metrics]:
     """Targets, then one joint step of the world model; also the imagined latents."""
     weight = prior_weight(state, hypers, config)
@@ -99,7 +74,7 @@ def update_model(
     rate = hypers.learning_rate
     rates = encoder_apart(state.model, rate * hypers.encoder_lr_scale, rate)
     model, moments, norm = adam_step(
-        state.model, gradient, state.model_adam, rates, hypers, eps=1e-8
+        state.model, gradient, state.model_adam, rates, hypers, eps=1e-8, going=going
     )
     state = dataclasses.replace(state, model=model, model_adam=moments)
     return state, zs, metrics | {"model_grad_norm": norm}
@@ -119,6 +94,7 @@ def update_prior(
     mask: Bool[Array, "H B"],
     hypers: Hypers,
     config: Config,
+    going: Flag = True,
 ) -> tuple[AgentState, Metrics]:
     """One step of a learned prior towards the stored plans; nothing for the others."""
     if not jax.tree.leaves(state.prior):
@@ -133,10 +109,13 @@ def update_prior(
         hypers.learning_rate,
         hypers,
         eps=1e-5,
+        going=going,
     )
+    told = {"prior_loss": loss, "prior_grad_norm": norm}
+    scale = keep_unless(going & all_finite(told), scale, state.scales.prior)
     scales = state.scales._replace(prior=scale)
     state = dataclasses.replace(state, prior=prior, prior_adam=moments, scales=scales)
-    return state, {"prior_loss": loss, "prior_grad_norm": norm, "prior_scale": scale}
+    return state, told | {"prior_scale": scale}
 
 
 def policy_inputs(
@@ -173,15 +152,16 @@ def policy_gradient(
     inputs: PolicyInputs,
     hypers: Hypers,
     config: Config,
+    tell: Flag = True,
 ) -> tuple[Policy, Gaussian, PolicyTerms, Metrics]:
-    """Gradients of the policy loss, its two terms apart until the end.
+    """Gradient of the policy loss, and how its two terms pull.
 
-    Both share the network's forward pass; taking their gradients apart costs one more
-    backward pass through the policy alone, and tells how the two pull.
+    What that takes, two more backward passes through the policy, is made beside the
+    gradient and not instead of it: what is learned does not depend on what is told.
 
     Returns:
         The gradient, the policy's distributions, the terms, and the norms of the two
-        gradients with their cosine.
+        terms' gradients with their cosine: 0 unless they are to be told.
     """
     pi, pull_back = jax.vjp(lambda p: each(p)(inputs.zs), policy)
 
@@ -190,26 +170,25 @@ def policy_gradient(
         return getattr(terms, name), terms
 
     by_value, terms = jax.grad(lambda p: term("value", p), has_aux=True)(pi)
-    (of_value,) = pull_back(by_value)
+    zero = jnp.zeros(())
     if not PRIORS[config.prior.kind].active:
-        zero = jnp.zeros(())
-        norms = (optax.tree.norm(of_value), zero, zero)
-        return of_value, pi, terms, _gradient_metrics(*norms)
+        (gradient,) = pull_back(by_value)
+        pulls = (optax.tree.norm(gradient), zero, zero)
+        return gradient, pi, terms, dict(zip(PULLS, pulls, strict=True))
     by_penalty, _ = jax.grad(lambda p: term("penalty", p), has_aux=True)(pi)
-    (of_penalty,) = pull_back(by_penalty)
-    norms = (optax.tree.norm(of_value), optax.tree.norm(of_penalty))
-    dot = jnp.asarray(optax.tree.vdot(of_value, of_penalty))
-    gradient = jax.tree.map(jnp.add, of_value, of_penalty)
-    cosine = dot / jnp.maximum(norms[0] * norms[1], 1e-12)
-    return gradient, pi, terms, _gradient_metrics(*norms, cosine)
+    (gradient,) = pull_back(jax.tree.map(jnp.add, by_value, by_penalty))
 
+    def apart() -> tuple[Scalar, Scalar, Scalar]:
+        (of_value,), (of_penalty,) = pull_back(by_value), pull_back(by_penalty)
+        norms = optax.tree.norm(of_value), optax.tree.norm(of_penalty)
+        dot = jnp.asarray(optax.tree.vdot(of_value, of_penalty))
+        return *norms, dot / jnp.maximum(norms[0] * norms[1], 1e-12)
 
-def _gradient_metrics(value: Scalar, penalty: Scalar, cosine: Scalar) -> Metrics:
-    return {
-        "return_grad_norm": value,
-        "penalty_grad_norm": penalty,
-        "grad_cosine": cosine,
-    }
+    pulls = (zero, zero, zero)
+    if tell is not False:
+        nothing = pulls
+        pulls = apart() if tell is True else jax.lax.cond(tell, apart, lambda: nothing)
+    return gradient, pi, terms, dict(zip(PULLS, pulls, strict=True))
 
 
 def update_policy(
@@ -221,11 +200,13 @@ def update_policy(
     noise: UpdateNoise,
     hypers: Hypers,
     config: Config,
+    going: Flag = True,
+    tell: Flag = True,
 ) -> tuple[AgentState, Metrics]:
     """One step of the policy (and of λ, where it adapts itself)."""
     inputs = policy_inputs(state, zs, plans, mask, noise, hypers, config)
     gradient, pi, terms, metrics = policy_gradient(
-        state.policy, state.model, inputs, hypers, config
+        state.policy, state.model, inputs, hypers, config, tell
     )
     policy, moments, norm = adam_step(
         state.policy,
@@ -234,21 +215,27 @@ def update_policy(
         hypers.learning_rate,
         hypers,
         eps=1e-5,
+        going=going,
     )
     metrics |= {"policy_loss": terms.value + terms.penalty, "policy_grad_norm": norm}
+    going &= all_finite(metrics)
     metrics |= {"policy_entropy_bonus": terms.bonus}
     metrics |= diagnostics.prior_metrics(inputs, terms, hypers, config)
     metrics |= diagnostics.distribution_metrics(state, batch, pi, terms, inputs, hypers)
+    scales = keep_unless(going, terms.scales, state.scales)
     state = dataclasses.replace(
-        state, policy=policy, policy_adam=moments, scales=terms.scales
+        state, policy=policy, policy_adam=moments, scales=scales
     )
     if config.prior.adaptive:
         excess = terms.divergence - hypers.divergence_target
-        state = update_lambda(state, jnp.where(jnp.any(inputs.mask), excess, 0), hypers)
+        excess = jnp.where(jnp.any(inputs.mask), excess, 0)
+        state = update_lambda(state, excess, hypers, going)
     return state, metrics
 
 
-def update_lambda(state: AgentState, excess: Scalar, hypers: Hypers) -> AgentState:
+def update_lambda(
+    state: AgentState, excess: Scalar, hypers: Hypers, going: Flag = True
+) -> AgentState:
     """Dual descent on log λ: up while the policy is farther from the prior than wanted.
 
     As SAC steers its temperature to a target entropy (Haarnoja et al. 2018, eq. 18).
@@ -262,6 +249,7 @@ def update_lambda(state: AgentState, excess: Scalar, hypers: Hypers) -> AgentSta
         hypers.dual_learning_rate,
         hypers,
         eps=1e-8,
+        going=going,
     )
     log_lambda = jnp.clip(log_lambda, -LOG_LAMBDA_LIMIT, LOG_LAMBDA_LIMIT)
     return dataclasses.replace(state, log_lambda=log_lambda, lambda_adam=moments)

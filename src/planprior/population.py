@@ -24,21 +24,15 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from planprior import agent
 from planprior import replay as rows
 from planprior.config import Config
+from planprior.diagnostics import WATCHED
 from planprior.hypers import Hypers
+from planprior.placement import Placement
 from planprior.replay import Replay
 from planprior.spec import EnvSpec
 from planprior.state import AgentState
-from planprior.types import Gaussian, Metrics, Plan, PRNGKey, Transition
+from planprior.types import Gaussian, Plan, PRNGKey, Transition
 
 MemberMetrics = dict[str, Num[Array, "P"]]
-
-WATCHED = (
-    *("consistency_loss", "reward_loss", "value_loss", "termination_loss"),
-    *("model_grad_norm", "prior_loss", "prior_grad_norm"),
-    *("policy_loss", "policy_grad_norm"),
-)
-"""Metrics that must be finite, in the order in which an update computes them. As long
-as they are, so are the parameters: Adam's steps are bounded."""
 
 OTHER_FAULT, ACTION_FAULT = len(WATCHED) + 1, len(WATCHED) + 2
 
@@ -64,6 +58,7 @@ class Decision(eqx.Module):
         has_plan: Whether there was a plan; random actions have none.
         warm_start: Means for the next plan.
         fault: Why a member is frozen, see `describe_fault`; its actions are 0.
+        for_host: Actions, then fault, as one array; see `Population.fetch`.
     """
 
     action: Float[Array, "P E A"]
@@ -71,6 +66,7 @@ class Decision(eqx.Module):
     has_plan: Bool[Array, "P E"]
     warm_start: Float[Array, "P E H A"]
     fault: Int[Array, "P"]
+    for_host: Float[Array, "P _"]
 
 
 class Seen(eqx.Module):
@@ -121,6 +117,7 @@ class Population:
         num_envs: E.
         capacity: Rows of each member's replay.
         hypers: Traced numbers of every member.
+        placement: The devices, and who is where.
     """
 
     def __init__(
@@ -132,6 +129,7 @@ class Population:
         *,
         num_envs: int,
         capacity: int,
+        num_devices: int | None = None,
     ) -> None:
         """Prepare programs; nothing is compiled before it is called.
 
@@ -142,26 +140,29 @@ class Population:
             hypers: One per member.
             num_envs: Environments per member.
             capacity: Replay rows per member.
+            num_devices: The most devices to use; all local ones if None.
         """
         self.spec, self.config = spec, config
         self.num_members, self.num_envs = len(seeds), num_envs
         self.capacity = capacity
-        self.hypers: Hypers = _stack([h.arrays() for h in hypers])
-        self._keys = _stack([jax.random.key(seed) for seed in seeds])
-        self._map = functools.partial(map_members, num_members=len(seeds))
-        self._init = jax.jit(self._init_program)
-        self._act = jax.jit(self._act_program, static_argnames="explore")
-        self._act_without_planning = jax.jit(jax.vmap(agent.act_without_planning))
-        self._random = jax.jit(self._random_program)
-        self._update = jax.jit(
+        self.placement = placement = Placement(len(seeds), num_devices)
+        self.hypers: Hypers = placement.put(_stack([h.arrays() for h in hypers]))
+        self._keys = placement.put(_stack([jax.random.key(seed) for seed in seeds]))
+        self._map = functools.partial(map_members, num_members=placement.members_each)
+        compiled = placement.compile
+        self._init = compiled(self._init_program)
+        self._act = compiled(self._act_program, static=["explore"])
+        self._act_without_planning = compiled(jax.vmap(agent.act_without_planning))
+        self._random = compiled(self._random_program)
+        self._update = compiled(
             self._update_program,
-            static_argnames=("num_updates", "learn_policy"),
-            donate_argnames="agents" if self._donates() else (),
+            static=["num_updates", "learn_policy"],
+            donate=0 if self._donates() else (),
         )
-        self._reanalyse = jax.jit(self._reanalyse_program, donate_argnames="replay")
-        self._add = jax.jit(self._add_program, donate_argnames="replay")
-        self._begin = jax.jit(self._begin_program, donate_argnames="replay")
-        self._unpack = jax.jit(self._unpack_program)
+        self._reanalyse = compiled(self._reanalyse_program, donate=1)
+        self._add = compiled(self._add_program, donate=0)
+        self._begin = compiled(self._begin_program, donate=0)
+        self._unpack = compiled(self._unpack_program)
 
     def _donates(self) -> bool:
         """Whether an update writes the new parameters over the old ones.
@@ -186,7 +187,7 @@ class Population:
 
     def num_parameters(self) -> int:
         """Parameters that one member learns."""
-        state = jax.eval_shape(self._init_program, self.hypers, self._keys)
+        state = jax.eval_shape(self.init)
         learned = (state.model, state.policy, state.prior)
         total = sum(leaf.size for leaf in jax.tree.leaves(learned))
         return total // self.num_members
@@ -200,7 +201,7 @@ class Population:
             shape = (self.num_members,)
             return jax.tree.map(lambda x: jnp.zeros(shape + x.shape, x.dtype), one)
 
-        return jax.jit(program)()
+        return jax.jit(program, out_shardings=self.placement.sharding)()
 
     def replay_bytes(self) -> int:
         """Bytes that the replays of all members take."""
@@ -219,7 +220,7 @@ class Population:
         """Warm starts before the first plan."""
         envs = self.num_envs if num_envs is None else num_envs
         shape = (envs, self.config.horizon, self.spec.action_dim)
-        return jnp.zeros((self.num_members, *shape))
+        return self.placement.put(jnp.zeros((self.num_members, *shape)))
 
     # --- Acting -----------------------------------------------------------------------
 
@@ -245,11 +246,10 @@ class Population:
             fault: Why members are frozen, if any is.
         """
         keys = self._keys, np.int32(Purpose.ACT), np.int32(step)
-        fault = self.no_fault() if fault is None else fault
+        seen = observation, warm_start, reset, self._no_fault_unless(fault)
         return self._act(
-            agents, observation, warm_start, reset, fault, self.hypers, *keys,
-            explore=True,
-        )  # fmt: skip
+            agents, *self.placement.put(seen), self.hypers, *keys, explore=True
+        )
 
     def evaluate(
         self,
@@ -261,16 +261,17 @@ class Population:
     ) -> Decision:
         """Plan without exploration, for any number of environments."""
         keys = self._keys, np.int32(Purpose.EVALUATE), np.int32(step)
-        return self._act(
-            agents, observation, warm_start, reset, self.no_fault(), self.hypers, *keys,
-            explore=False,
-        )[0]  # fmt: skip
+        seen = observation, warm_start, reset, self.no_fault()
+        decision, _ = self._act(
+            agents, *self.placement.put(seen), self.hypers, *keys, explore=False
+        )
+        return decision
 
     def act_without_planning(
         self, agents: AgentState, observation: ArrayLike
     ) -> Float[Array, "P E A"]:
         """Take the bare policies' actions, without noise."""
-        return self._act_without_planning(agents, observation)
+        return self._act_without_planning(agents, self.placement.put(observation))
 
     def act_randomly(self, step: int) -> Decision:
         """Take uniformly random actions."""
@@ -311,25 +312,28 @@ class Population:
         made = (plan.action, plan.target, plan.mean)
         nothing = jax.tree.map(jnp.zeros_like, made)
         action, target, mean = _where(healthy, made, nothing)
-        return Decision(action, target, has_plan, mean, fault), metrics
+        for_host = _pack(action, fault)
+        return Decision(action, target, has_plan, mean, fault, for_host), metrics
 
     def _random_program(self, keys: Key[Array, "P"], step: Int[Array, ""]) -> Decision:
-        shape = (self.num_envs, self.spec.action_dim)
+        actions, horizon = (self.num_envs, self.spec.action_dim), self.config.horizon
 
         def one(key: PRNGKey) -> Float[Array, "E A"]:
-            return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+            return jax.random.uniform(key, actions, minval=-1.0, maxval=1.0)
 
         action = jax.vmap(one)(self._keys_for(keys, Purpose.RANDOM_ACTION, step))
         nothing = Gaussian(jnp.zeros_like(action), jnp.zeros_like(action))
         nowhere = jnp.zeros(action.shape[:2], bool)
-        no_fault = jnp.zeros(self.num_members, jnp.int32)
-        return Decision(action, nothing, nowhere, self.cold_start(), no_fault)
+        cold_start = jnp.zeros((*action.shape[:2], horizon, action.shape[2]))
+        no_fault = jnp.zeros(len(action), jnp.int32)
+        for_host = _pack(action, no_fault)
+        return Decision(action, nothing, nowhere, cold_start, no_fault, for_host)
 
     # --- Remembering ------------------------------------------------------------------
 
     def begin(self, replay: Replay, observation: ArrayLike) -> Replay:
         """Start an episode in every environment."""
-        return self._begin(replay, observation)
+        return self._begin(replay, self.placement.put(observation))
 
     def add(
         self, replay: Replay, decision: Decision, seen: Seen, update_count: int
@@ -407,11 +411,12 @@ class Population:
         num_updates: int,
         learn_policy: bool = True,
         fault: ArrayLike | None = None,
+        tell: bool = False,
     ) -> tuple[AgentState, MemberMetrics]:
         """Make gradient steps, each on a batch of its own.
 
-        A member whose losses or gradients are not finite keeps the state that it had
-        before, now and from then on. The others do not notice.
+        A member learns until its losses or gradients are not finite (`agent.update`),
+        and from then on stays as it is. The others do not notice.
 
         Args:
             agents: All members; donated, unless they are small and on a CPU.
@@ -420,15 +425,16 @@ class Population:
             num_updates: How many to make; one program is compiled per number.
             learn_policy: See `agent.update`.
             fault: Why members are frozen, if any is.
+            tell: See `agent.update`; of several, the last one tells.
 
         Returns:
             The agents, and the metrics of the last step; of `nan_metrics` the sum.
             `fault` is one of them.
         """
-        fault = self.no_fault() if fault is None else fault
+        fault = self.placement.put(self._no_fault_unless(fault))
         return self._update(
             agents, replay, fault, self.hypers, self._keys, np.int32(update_count),
-            num_updates=num_updates, learn_policy=learn_policy,
+            np.bool_(tell), num_updates=num_updates, learn_policy=learn_policy,
         )  # fmt: skip
 
     def reanalyse(
@@ -456,21 +462,25 @@ class Population:
         hypers: Hypers,
         keys: Key[Array, "P"],
         update_count: Int[Array, ""],
+        tell: Bool[Array, ""],
         num_updates: int,
         learn_policy: bool,
     ) -> tuple[AgentState, MemberMetrics]:
-        def one(state, batch, hypers, key) -> tuple[AgentState, Metrics]:
+        def one(state, batch, hypers, key, fault, *, telling) -> Any:
             return agent.update(
-                state, batch, hypers, self.config, key=key, learn_policy=learn_policy
-            )
+                state, batch, hypers, self.config, key=key, learn_policy=learn_policy,
+                going=fault == 0, tell=telling,
+            )  # fmt: skip
 
         def step(carry: tuple[AgentState, Any], count: Int[Array, ""]) -> Any:
             agents, fault = carry
             batch, _ = self._sample(replay, keys, count)
             step_keys = self._keys_for(keys, Purpose.UPDATE, count)
-            new, metrics = self._map(one)(agents, batch, hypers, step_keys)
+            # The same for all members, or each would compute both branches of `cond`.
+            last = tell & (count == update_count + num_updates - 1)
+            learn = self._map(functools.partial(one, telling=last))
+            agents, metrics = learn(agents, batch, hypers, step_keys, fault)
             fault = _fault_of_update(fault, metrics)
-            agents = _where(fault == 0, new, agents)
             return (agents, fault), metrics | {"fault": fault}
 
         if num_updates == 1:
@@ -511,18 +521,18 @@ class Population:
         """The program of `act`, not compiled yet; compiling it serves `act` as well."""
         reset = np.zeros((self.num_members, self.num_envs), bool)
         keys = self._keys, np.int32(Purpose.ACT), np.int32(0)
-        warm_start = self.cold_start()
+        seen = observation, self.cold_start(), reset, self.no_fault()
         return self._act.lower(
-            agents, observation, warm_start, reset, self.no_fault(), self.hypers, *keys,
-            explore=True,
-        )  # fmt: skip
+            agents, *self.placement.put(seen), self.hypers, *keys, explore=True
+        )
 
     def lower_update(
         self, agents: AgentState, replay: Replay, num_updates: int
     ) -> jax.stages.Lowered:
         """The program of `update`, not compiled yet; see `lower_act`."""
+        fault = self.placement.put(self.no_fault())
         return self._update.lower(
-            agents, replay, self.no_fault(), self.hypers, self._keys, np.int32(0),
+            agents, replay, fault, self.hypers, self._keys, np.int32(0), np.bool_(0),
             num_updates=num_updates, learn_policy=True,
         )  # fmt: skip
 
@@ -532,6 +542,9 @@ class Population:
         """No member is frozen, [P]."""
         return np.zeros(self.num_members, np.int32)
 
+    def _no_fault_unless(self, fault: ArrayLike | None) -> ArrayLike:
+        return self.no_fault() if fault is None else fault
+
     def _keys_for(
         self, keys: Key[Array, "P"], purpose: Any, count: Any
     ) -> Key[Array, "P"]:
@@ -539,16 +552,22 @@ class Population:
             lambda key: jax.random.fold_in(jax.random.fold_in(key, purpose), count)
         )(keys)
 
-    def seen(self, step: Any) -> Seen:
-        """What a pool of P · E environments answered, by member, on the device.
+    def fetch(self, decision: Decision) -> tuple[np.ndarray, np.ndarray]:
+        """Actions [P, E, A] and faults [P] on the host, in one transfer each."""
+        packed = np.asarray(decision.for_host)
+        action = packed[:, :-1].reshape(decision.action.shape)
+        return action, packed[:, -1].astype(np.int32)
 
-        In one transfer: on an accelerator each costs more than what it carries.
+    def seen(self, step: Any) -> Seen:
+        """What a pool of P · E environments answered, by member, on their devices.
+
+        In one transfer each: on an accelerator one costs more than what it carries.
         """
         fields = (step.observation, step.reset_observation)
         fields += (step.reward, step.terminated, step.acted, step.begun)
         shape = (self.num_members, self.num_envs, -1)
         rows = [np.asarray(x, np.float32).reshape(shape) for x in fields]
-        return self._unpack(np.concatenate(rows, axis=-1))
+        return self._unpack(self.placement.put(np.concatenate(rows, axis=-1)))
 
     def _unpack_program(self, packed: Float[Array, "P E _"]) -> Seen:
         width = self.spec.observation_dim
@@ -561,6 +580,11 @@ class Population:
             begun=begun != 0,
             reset_observation=packed[..., width : 2 * width],
         )
+
+
+def _pack(action: Float[Array, "P E A"], fault: Int[Array, "P"]) -> Float[Array, "P _"]:
+    flat = action.reshape(len(action), -1)
+    return jnp.concatenate([flat, fault[:, None].astype(flat.dtype)], axis=1)
 
 
 def describe_fault(code: int) -> str:

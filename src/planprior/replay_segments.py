@@ -181,9 +181,15 @@ def _gather(ring: Array, where: Int[Array, "3 n"]) -> Array:
     return ring[where[0], where[1], where[2]]
 
 
-@functools.partial(jax.jit, donate_argnames="ring")
-def _scatter(ring: Array, where: Int[Array, "3 n"], values: Array) -> Array:
-    return ring.at[where[0], where[1], where[2]].set(values, mode="drop")
+@functools.cache
+def _scatter(sharding: jax.sharding.Sharding | None) -> Callable[..., Array]:
+    """A program that writes rows, and leaves a ring on the devices it is on."""
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding)
+    def program(ring: Array, where: Int[Array, "3 n"], values: Array) -> Array:
+        return ring.at[where[0], where[1], where[2]].set(values, mode="drop")
+
+    return program
 
 
 def _fetch_window(ring: Array, start: Array, inside: np.ndarray) -> np.ndarray:
@@ -327,12 +333,13 @@ class Loader:
     def _write(
         self, ring: Array, where: tuple[np.ndarray, np.ndarray], values: np.ndarray
     ) -> Array:
+        spread = len(ring.devices()) > 1
         for at in range(0, len(values), self._length):
             part = slice(at, at + self._length)
             index = _where(self._replay, where[0][part], where[1][part], self._length)
             padded = np.zeros((self._length, *values.shape[1:]), values.dtype)
             padded[: len(values[part])] = values[part]
-            ring = _scatter(ring, index, padded)
+            ring = _scatter(ring.sharding if spread else None)(ring, index, padded)
         return ring
 
     def _starts(self) -> np.ndarray:

@@ -57,7 +57,8 @@ def configure(
             TF32, as exact as float32 and, where products are large, twice as fast on an
             H100; elsewhere than on a GPU it is float32.
         memory_fraction: The most of a card that JAX may take; JAX's default is 0.75.
-            Memory is taken as it is needed, so that others can use the rest.
+            Memory is taken as it is needed (`planprior/__init__.py`), so that others
+            can use the rest.
         compilation_cache: Whether to keep compiled programs for the next run, or the
             folder to keep them in.
     """
@@ -67,7 +68,6 @@ def configure(
         )
     if memory_fraction is not None and not 0 < memory_fraction <= 1:
         raise ValueError(f"memory_fraction is {memory_fraction}; it must be in (0, 1]")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if (
         memory_fraction is not None
         and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ

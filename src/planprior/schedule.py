@@ -34,6 +34,7 @@ class Schedule(NamedTuple):
         seed_decisions: Random decisions before learning starts, over all environments.
         updates_per_step: Gradient steps per decision of one environment.
         reanalysis: Updates between two reanalyses; 0 is never.
+        log_every: Environment steps between two lines of losses.
     """
 
     num_envs: int
@@ -41,6 +42,7 @@ class Schedule(NamedTuple):
     seed_decisions: int
     updates_per_step: float
     reanalysis: int
+    log_every: int = 1
 
     def env_steps(self, decisions: int) -> int:
         """Environment steps after so many decisions."""
@@ -70,6 +72,22 @@ class Schedule(NamedTuple):
     def updates_at_once(self) -> int:
         """Gradient steps that are one call."""
         return max(1, int(self.num_envs * self.updates_per_step))
+
+    def logs(self, decisions: int) -> bool:
+        """Whether losses are logged after that decision."""
+        step, before = self.env_steps(decisions), self.env_steps(decisions - 1)
+        return step // self.log_every > before // self.log_every
+
+    def is_told(self, decisions: int, updates: int) -> bool:
+        """Whether the next call of updates is the last before losses are logged.
+
+        Args:
+            decisions: Of those that may log next, the first.
+            updates: Gradient steps before that call.
+        """
+        passed = self.env_steps(decisions - 1) // self.log_every
+        logged = -(-(passed + 1) * self.log_every // self.env_steps(1))
+        return updates + 2 * self.updates_at_once > self.updates_due(logged)
 
     def reanalyses(self, updates: int) -> bool:
         """Whether plans are renewed before the next call of updates."""

@@ -39,15 +39,17 @@ class AgentState(eqx.Module):
     prior: Prior
     scales: Scales
     log_lambda: Scalar
-    model_adam: optax.OptState
-    policy_adam: optax.OptState
-    prior_adam: optax.OptState
-    lambda_adam: optax.OptState
+    model_adam: optax.ScaleByAdamState
+    policy_adam: optax.ScaleByAdamState
+    prior_adam: optax.ScaleByAdamState
+    lambda_adam: optax.ScaleByAdamState
 
 
-def moments(parameters: Any) -> optax.OptState:
+def moments(parameters: Any) -> optax.ScaleByAdamState:
     """Adam's moments before the first step."""
-    return optax.scale_by_adam().init(parameters)
+    state = optax.scale_by_adam().init(parameters)
+    assert isinstance(state, optax.ScaleByAdamState)
+    return state
 
 
 def init(spec: EnvSpec, config: Config, hypers: Hypers, *, key: PRNGKey) -> AgentState:

@@ -83,6 +83,7 @@ class Training:
             seed_decisions=experiment.seed_decisions,
             updates_per_step=train.updates_per_step,
             reanalysis=experiment.config.reanalysis.interval,
+            log_every=train.log_every,
         )
         self.total = -(-train.steps // experiment.steps_per_decision)
         self.counters = Counters()
@@ -139,6 +140,7 @@ class Training:
         self.counters = start.counters
         self.agents = saving.load_agents(start, self.agents)
         most = max(self.experiment.train.buffer_size, self.population.capacity)
+        del self.replay  # there may be no room for another one beside it
         self.replay = saving.load_replay(start, most // num_envs, self._empty_replay)
         self._fault = self.population.no_fault()
         self._fault[[int(member) for member in self.counters.frozen]] = 1
@@ -243,7 +245,7 @@ class Training:
         if self.experiment.train.overlap:
             self._learn_beside(counters.decisions + 1)
         with shares.section("plan"):
-            action, fault = jax.device_get((decision.action, decision.fault))
+            action, fault = self.population.fetch(decision)
         self._note_faults(fault)
         with shares.section("env"):
             pool = self.tools.pool
@@ -265,8 +267,9 @@ class Training:
 
     def _catch_up(self) -> None:
         """Make the gradient steps that were missed, unless told to stop."""
-        due = self.schedule.updates_due(self.counters.decisions)
-        self._learn_until(due, stop=self.tools.stop)
+        decisions = self.counters.decisions
+        due = self.schedule.updates_due(decisions)
+        self._learn_until(due, decisions + 1, stop=self.tools.stop)
 
     def _learn_beside(self, decisions: int) -> None:
         """Make the gradient steps that belong to the decision being carried out.
@@ -277,7 +280,7 @@ class Training:
         """
         if not self.schedule.is_random(decisions - 1):
             due = self.schedule.updates_due(decisions)
-            self._learn_until(due, stop=lambda: False)
+            self._learn_until(due, decisions, stop=lambda: False)
 
     def _decide(self) -> Decision:
         decisions = self.counters.decisions
@@ -290,15 +293,21 @@ class Training:
         self._warm_start = decision.warm_start
         return decision
 
-    def _learn_until(self, due: int, *, stop: Callable[[], bool]) -> None:
-        """Make the gradient steps that are due, in calls of the same length."""
-        at_once = self.schedule.updates_at_once
+    def _learn_until(self, due: int, logging: int, *, stop: Callable[[], bool]) -> None:
+        """Make the gradient steps that are due, in calls of the same length.
+
+        Args:
+            due: How many there are to be.
+            logging: The first decision after which losses may be logged.
+            stop: Whether to leave the rest.
+        """
+        at_once, counters = self.schedule.updates_at_once, self.counters
         with self._shares.section("update"):
-            while self.counters.updates + at_once <= due and not stop():
-                self._learn(at_once)
+            while counters.updates + at_once <= due and not stop():
+                self._learn(at_once, self.schedule.is_told(logging, counters.updates))
                 self._show_pretraining(due)
 
-    def _learn(self, num_updates: int) -> None:
+    def _learn(self, num_updates: int, tell: bool) -> None:
         counters, population = self.counters, self.population
         if counters.updates == 0:
             self._check_slices()
@@ -315,6 +324,7 @@ class Training:
             num_updates=num_updates,
             learn_policy=always or not pretraining,
             fault=self._fault,
+            tell=tell,
         )
         self._fault = self._metrics["fault"]
         counters.updates += num_updates
@@ -366,10 +376,9 @@ class Training:
 
     def _after_step(self) -> None:
         train, step = self.experiment.train, self.env_steps
-        before = step - self.experiment.steps_per_decision
         self.counters.seconds = time.monotonic() - self._clock
         self.tools.progress.update(step)
-        if step // train.log_every > before // train.log_every:
+        if self.schedule.logs(self.counters.decisions):
             self._log()
         if self._evaluation_due():
             self.evaluate()

@@ -41,11 +41,13 @@ class Eval:
 
 def run(options: Eval) -> int:
     """Evaluate, and film where asked to."""
+    from planprior import runtime
     from planprior.acting import Agent
     from planprior.envs.registry import make_pool
     from planprior.evaluation import evaluate, summary
     from planprior.exporting import experience
 
+    runtime.configure()
     if options.episodes < 1:
         raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
     if options.values and options.mode != "plan":

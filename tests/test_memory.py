@@ -1,0 +1,89 @@
+"""What a population needs is told beforehand, and refused where it is not there."""
+
+import io
+
+import jax
+import pytest
+from rich.console import Console
+
+from planprior import launch, memory, runtime
+from planprior.experiment import TrainConfig
+from planprior.memory import Need, Room
+from test_population import build
+from toys import TINY
+
+MIB = 2**20
+NEED = Need(replay=6 * MIB, agent=3 * MIB, work=MIB)
+
+
+def test_the_need_is_that_of_the_arrays():
+    pop = build((3, 4), (0.2, 0.7))
+    need = memory.need(pop)
+    for part, made in ((need.replay, pop.init_replay), (need.agent, pop.init)):
+        leaves = jax.tree.leaves(jax.eval_shape(made))
+        assert 2 * part == sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    assert need.work > 4 * pop.num_parameters()
+    # Planning for 1000 states at once takes more than learning.
+    assert memory.need(pop, evaluated=1000).work > need.work
+
+
+def test_members_that_fit_are_counted():
+    assert Room("a card", 20 * MIB, 4, 4).fitting(NEED) == 2
+    assert Room("a card", 9 * MIB, 4, 4).fitting(NEED) == 0
+    # Those that take turns need the room to work in only once.
+    assert Room("this host", 28 * MIB, 4, 1).fitting(NEED) == 3
+    memory.check(NEED, Room("a card", 40 * MIB, 4, 4))
+    memory.check(NEED, None)
+
+
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [
+        (
+            Room("a card", 25 * MIB, 4, 4),
+            "4 members need too much memory, 10.0 MiB a member: replay 6.0 MiB, agent "
+            "3.0 MiB, work about 1.0 MiB; a card has 25.0 MiB free, where 2 would fit: "
+            "choose fewer members, or a lower --buffer-size",
+        ),
+        (
+            Room("a card", 25 * MIB, 4, 4, rooms=2),
+            "8 members need too much memory, 10.0 MiB a member: replay 6.0 MiB, agent "
+            "3.0 MiB, work about 1.0 MiB; each of 2 devices (a card) has 25.0 MiB "
+            "free, where 4 would fit: choose fewer members, or a lower --buffer-size",
+        ),
+        (
+            Room("this host", MIB, 1, 1),
+            "1 member needs too much memory, 10.0 MiB a member: replay 6.0 MiB, agent "
+            "3.0 MiB, work about 1.0 MiB; this host has 1.0 MiB free, where not even "
+            "one would fit: choose a lower --buffer-size, --batch-size or --size",
+        ),
+    ],
+)
+def test_too_many_are_one_sentence(room, message):
+    with pytest.raises(ValueError) as error:
+        memory.check(NEED, room)
+    assert str(error.value) == message
+
+
+def test_a_training_that_does_not_fit_takes_nothing(tmp_path, monkeypatch):
+    config = TrainConfig(
+        "toys:aim", seeds=(0, 1), seed_steps=40, steps=80, eval_episodes=1,
+        run_dir=str(tmp_path), settings=TINY,
+    )  # fmt: skip
+    screen = io.StringIO()
+    needs, need = [], memory.need
+
+    def told_need(*args):
+        needs.append(need(*args))
+        return needs[-1]
+
+    def room_for_one():
+        return runtime.Memory(needs[-1].total if needs else 0, 2**33)
+
+    monkeypatch.setattr(memory, "need", told_need)
+    monkeypatch.setattr(runtime, "host_memory", room_for_one)
+    with pytest.raises(ValueError, match="free, where 1 would fit: choose fewer"):
+        launch.train(config, console=Console(file=screen, width=300))
+    told = screen.getvalue()
+    assert "rows; memory of " in told and "MiB a member: replay " in told
+    assert not (tmp_path / "checkpoints").exists()
