@@ -1,12 +1,14 @@
 """Network parts, each for ONE example. Every leaf is an array; `vmap` adds the axes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax.extend.random import threefry_2x32
+from jaxtyping import Array, Float, Int, UInt16
 
 from planprior.numerics import mish
 from planprior.types import PRNGKey
@@ -192,10 +194,22 @@ def dropout_mask(
     """Draw a dropout mask with values 0 and 1/(1 − p); nothing where the rate is 0.
 
     The rate is rounded to a multiple of 2⁻¹⁶ (0.01 to 0.009995) and the factor follows
-    it: 16 random bits an entry cost half of what a float does.
+    it: 16 random bits an entry are enough.
     """
     if not rate:
         return None
     threshold = round(rate * 65536)
-    keep = jax.random.bits(key, tuple(shape), jnp.uint16) >= threshold
+    keep = _uint16(math.prod(shape), key=key).reshape(tuple(shape)) >= threshold
     return keep * jnp.float32(65536 / (65536 - threshold))
+
+
+def _uint16(count: int, *, key: PRNGKey) -> UInt16[Array, "count"]:
+    """Uniform numbers from 0 to 65535, four from each block of 64 bits.
+
+    `jax.random.bits` makes a block for each, of which it drops three quarters; that was
+    7 % of an update on CPUs.
+    """
+    words = threefry_2x32(
+        jax.random.key_data(key)[:2], jnp.arange(-(-count // 2), dtype=jnp.uint32)
+    )
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count]
