@@ -115,6 +115,16 @@ def test_an_agent_that_does_not_say_its_seed_still_acts(tmp_path):
     assert "seed" not in Agent.load(tmp_path).info
 
 
+def test_a_population_without_members_is_refused(tmp_path):
+    fuzz.make_checkpoint(tmp_path)
+    document = json.loads((tmp_path / "meta.json").read_text())
+    document["meta"]["members"] = []
+    (tmp_path / "meta.json").write_text(json.dumps(document))
+    fuzz.reseal(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match="it has no members"):
+        Agent.load(tmp_path)
+
+
 def test_a_name_in_a_file_stays_within_its_sentence(tmp_path):
     change_agent(tmp_path, lambda meta: meta["spec"].update({"a\nb\x1b": 1}))
     with pytest.raises(checkpoint.CheckpointError, match="cannot be used") as error:

@@ -241,6 +241,8 @@ def load_population(
             for m in info["members"]
         ]
         seeds = [_seed(m["seed"]) for m in info["members"]]
+        if not seeds:
+            raise ValueError("it has no members")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder} cannot be used: {checkpoint.printable(str(error))}"
