@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from planprior import checkpoint, experiment, results
 from planprior.acting import Agent
 from planprior.config import Config, CriticConfig, NetworkConfig
+from planprior.spec import EnvSpec
 from scripts import load
 
 fuzz = load("fuzz")
@@ -130,6 +131,15 @@ def test_a_name_in_a_file_stays_within_its_sentence(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="cannot be used") as error:
         Agent.load(tmp_path)
     assert str(error.value).isprintable()
+
+
+def test_lengths_that_are_no_whole_numbers_are_refused():
+    spec = EnvSpec("x", 3, 1, 10)
+    # As a file does; here the tests' check of types would be first.
+    object.__setattr__(spec, "observation_dim", 3.0)
+    sentence = r"EnvSpec\.observation_dim is 3\.0; it must be a whole number"
+    with pytest.raises(ValueError, match=sentence):
+        spec.__post_init__()
 
 
 @pytest.mark.parametrize(

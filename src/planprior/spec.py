@@ -30,11 +30,12 @@ class EnvSpec:
     has_success: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("observation_dim", "action_dim", "episode_length"):
+        lengths = ("observation_dim", "action_dim", "episode_length", "action_repeat")
+        for field in lengths:
             value = getattr(self, field)
+            if not hasattr(value, "__index__"):  # NumPy's have it, too
+                raise ValueError(
+                    f"EnvSpec.{field} is {value!r}; it must be a whole number"
+                )
             if value < 1:
                 raise ValueError(f"EnvSpec.{field} is {value}; it must be at least 1")
-        if self.action_repeat < 1:
-            raise ValueError(
-                f"EnvSpec.action_repeat is {self.action_repeat}; it must be at least 1"
-            )
