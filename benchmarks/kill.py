@@ -231,9 +231,12 @@ def check(folder: Path, whole: Path | None = None) -> int:
     steps = [int(row["step"]) for row in rows]
     if steps != sorted(set(steps)):
         raise LostError(f"evaluations are doubled or disordered: {steps}")
-    every = json.loads((folder / "config.json").read_text())["train"]["eval_every"]
-    known = meta["counters"]["evaluated_at"]
-    if missing := {*range(every, known + 1, every)} - {*steps}:
+    config = json.loads((folder / "config.json").read_text())
+    every, known = config["train"]["eval_every"], meta["counters"]["evaluated_at"]
+    seeded = config["seed_decisions"] * config["spec"]["action_repeat"]
+    # Nothing is evaluated before something was learned.
+    begin = every * (1 + seeded // every)
+    if missing := {*range(begin, known + 1, every)} - {*steps}:
         raise LostError(f"evaluations are lost: {sorted(missing)}")
     if whole is not None:
         _same_rows(rows, evaluations(whole), "eval.csv", meta["step"])
