@@ -201,7 +201,7 @@ class Bare(Ours):
         population, config = self.subject.population, self.experiment.config
         hypers = self.experiment.hypers.arrays()
         key = jax.random.key(0)
-        batch, _ = population._sample(self.subject.replay, population._keys, 0)
+        batch, _ = population.programs.sample(self.subject.replay, population.keys, 0)
         batch, self.state = jax.tree.map(
             lambda x: jnp.copy(x[0]), (batch, self.subject.agents)
         )

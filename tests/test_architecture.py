@@ -22,7 +22,7 @@ ORDER = (
     *("encoders", "policies", "world_model", "priors", "actor", "draws", "search"),
     *("planner", "compatibility", "methods", "weighing", "targets", "losses"),
     *("state", "diagnostics", "adam"),
-    *("learning", "agent", "replay", "placement", "population"),
+    *("learning", "agent", "replay", "placement", "programs", "population"),
 )
 FILES = ("tensorfile", "checkpoint")
 STORED = (*ORDER, *FILES, "replay_segments", "replay_store")
@@ -98,6 +98,7 @@ def test_what_stores_the_replay_knows_nothing_of_training(name):
     assert ours <= set(STORED[: STORED.index(name)]) - {
         "agent",
         "placement",
+        "programs",
         "population",
     }
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from planprior import methods, population, settings
+from planprior import methods, population, programs, settings
 from planprior.population import Population, member
 from planprior.spec import EnvSpec
 from toys import TINY
@@ -74,21 +74,18 @@ def alone():
 
 
 @pytest.fixture(scope="module")
-def solos(alone):
-    results = []
-    for index, (seed, weight) in enumerate(zip(SEEDS, WEIGHTS, strict=True)):
-        other = build([seed], [weight])
-        alone.hypers, alone._keys = other.hypers, other._keys
-        results.append(learn(alone, [index]))
-    return results
+def solos():
+    pairs = zip(SEEDS, WEIGHTS, strict=True)
+    return [learn(build([s], [w]), [i]) for i, (s, w) in enumerate(pairs)]
 
 
 @pytest.mark.parametrize("mapping", ["loop", "vmap"])
 def test_members_are_as_if_alone(solos, mapping, monkeypatch):
     if mapping == "vmap":
-        monkeypatch.setattr(
-            population, "map_members", lambda f, num_members: jax.vmap(f)
-        )
+        monkeypatch.setattr(programs, "map_members", lambda f, num_members: jax.vmap(f))
+        # Not those that were made for a loop.
+        new = programs.programs_for.__wrapped__
+        monkeypatch.setattr(population, "programs_for", new)
     together = learn(build(SEEDS, WEIGHTS), [0, 1])
     for index, alone in enumerate(solos):
         ours, theirs = member(together, index), member(alone, 0)
@@ -127,8 +124,11 @@ def test_reanalysis_renews_plans_that_the_next_update_reads(alone):
 
 
 def test_one_program_each(alone, solos):
-    assert alone._update._cache_size() <= 2  # one, and one for three updates at once
-    for program in (alone._act, alone._add, alone._reanalyse, alone._random):
+    """Whatever the seeds and numbers; and one more for three updates at once."""
+    run = alone.programs
+    assert build(SEEDS[1:], WEIGHTS[1:]).programs is run
+    assert run.update._cache_size() <= 2
+    for program in (run.act, run.add, run.reanalyse, run.act_randomly):
         assert program._cache_size() == 1
 
 
