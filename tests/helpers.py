@@ -67,7 +67,7 @@ def replay(config: Config, seed: int = 1) -> Batch:
             jnp.exp(0.3 * normal(*steps, 2)) * shown,
         ),
         has_plan=jnp.asarray(has_plan),
-        plan_age=jnp.full(steps, 3.0) * has_plan,
+        plan_age=jnp.full(steps, 3.0, jnp.float32) * has_plan,
     )
 
 
