@@ -117,14 +117,23 @@ def make(task: str, seed: int) -> Env:
     try:
         with quiet_absl():
             env = gymnasium.make(name, disable_env_checker=True, **_rendering(name))
-    except gymnasium.error.DependencyNotInstalled as error:
-        reason = " ".join(str(error).split())
-        raise EnvError(f"{full} needs a package that is missing: {reason}") from error
+    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        raise EnvError(_missing(full, name, error)) from error
     except Exception as error:
         raise failure(f"making {full}", error) from error
     if options.terminates is None and _stem(name) in _NEVER_TERMINATE:
         return GymEnv(env, full, seed, options, can_terminate=False)
     return wrap(env, full, seed, options)
+
+
+def _missing(full: str, name: str, error: Exception) -> str:
+    """Gymnasium's own tasks on MuJoCo import what films are written with, too."""
+    entry = str(_registry()[name].entry_point) if name in _registry() else ""
+    reason = " ".join(str(error).split())
+    text = f"{full} needs a package that is missing: {reason}"
+    if entry.startswith("gymnasium.envs.mujoco"):
+        text += "; run: pip install 'planprior[gym]'"
+    return text
 
 
 def wrap(env: Any, name: str, seed: int, options: TaskOptions) -> "GymEnv":

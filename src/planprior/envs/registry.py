@@ -107,7 +107,7 @@ def task_spec(task: str) -> EnvSpec:
     Args:
         task: A name that `resolve` accepts.
     """
-    prefix, _, name = resolve(task).rpartition(":")
+    prefix, name = _parts(resolve(task))
     known = getattr(_suites().get(prefix), "spec", None)
     if known is not None:
         return known(name)
@@ -119,7 +119,7 @@ def task_spec(task: str) -> EnvSpec:
 def is_installed(task: str) -> bool:
     """Tell whether what a task is simulated with is there."""
     try:
-        _check_installed(_suites().get(resolve(task).rpartition(":")[0]), task)
+        _check_installed(_suites().get(_parts(resolve(task))[0]), task)
     except ModuleNotFoundError:
         return False
     return True
