@@ -95,7 +95,8 @@ def main(folder: Path) -> None:
     gone_on = go_on(four, *spread)
     found["still_on"] = devices(gone_on)
     found["gone_on"] = difference(gone_on, go_on(one, *on_one))
-    found["programs"] = [p._cache_size() for p in (four._update, four._act, four._add)]
+    run = four.programs
+    found["programs"] = [p._cache_size() for p in (run.update, run.act, run.add)]
     found["said"] = [Placement(n).describe() for n in (1, 6, 8)]
     print(json.dumps(found))
 

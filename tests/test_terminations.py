@@ -160,7 +160,7 @@ def test_with_a_continue_head_an_end_stays_for_slices_to_begin_before_it():
             kept, population.act_randomly(t), population.seen(step), 0
         )
     one = jax.tree.map(lambda x: np.asarray(x[0, 0]), kept)
-    assert population.rows_after_end == config.horizon - 1 == 2
+    assert population.programs.rows_after_end == config.horizon - 1 == 2
     assert one.rows.observation[:12, 0].tolist() == [
         0,
         1,

@@ -144,7 +144,7 @@ def test_a_training_leaves_a_folder_that_anyone_can_read(finished):
 
 
 def test_a_finished_training_is_not_repeated_but_can_be_prolonged(finished, tmp_path):
-    folder, _, _ = finished
+    folder = shutil.copytree(finished[0], tmp_path / "run")
     before = (folder / "eval.csv").read_text()
     result, screen = train(folder)
     assert result.finished and "going on from 160" in screen

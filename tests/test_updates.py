@@ -184,7 +184,17 @@ def test_compiled_once_and_the_same(updated):
 # --- What an update tells -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+# One for each kind of critic and policy; op by op, the others take a minute together.
+QUICK = ("tdmpc2", "bmpc", "pompc")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        x if x in QUICK else pytest.param(x, marks=pytest.mark.slow)
+        for x in methods.METHODS
+    ],
+)
 def test_a_nan_is_never_hidden(name):
     s = setup(*method(name))
     batch = s.batch

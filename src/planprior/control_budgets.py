@@ -10,7 +10,7 @@ import numpy as np
 
 from planprior.acting import Agent
 from planprior.actor import Actor, CanAct, init_networks
-from planprior.anytime import CompiledPlanner, resized
+from planprior.anytime import CompiledPlanner, Planner, resized
 from planprior.config import PlannerConfig
 from planprior.controller import SPARE
 from planprior.envs.base import Env
@@ -127,7 +127,7 @@ def _timed(
             )  # fmt: skip
 
 
-def _plans(planner: CompiledPlanner, agent: CanAct, iterations: int) -> list[float]:
+def _plans(planner: Planner, agent: CanAct, iterations: int) -> list[float]:
     """Seconds of whole plans, made as a controller makes them."""
     spec, seconds = agent.spec, []
     seen = np.zeros(spec.observation_dim, np.float32)
