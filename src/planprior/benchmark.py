@@ -203,7 +203,7 @@ class Subject:
     def loop(self, pool: Pool, decisions: int, shares: Shares) -> None:
         """Train for some decisions, with the environments beside the updates.
 
-        The order of `training.py`: plan, send, dispatch the update, receive, store.
+        The order of `training.py`: dispatch plan and update, fetch, step, store.
         """
         population = self.population
         shape = (population.num_members, population.num_envs)
@@ -212,15 +212,14 @@ class Subject:
         for step in range(decisions):
             with shares.section("plan"):
                 decision, _ = population.act(self.agents, seen, warm_start, reset, step)
-                action, _ = population.fetch(decision)
-            with shares.section("env"):
-                pool.send(action.reshape(pool.num_envs, -1))
             with shares.section("update"):
                 self.agents, metrics = population.update(
                     self.agents, self.replay, self._count, num_updates=self.updates
                 )
+            with shares.section("plan"):
+                action, _ = population.fetch(decision)
             with shares.section("env"):
-                outcome = pool.recv()
+                outcome = pool.step(action.reshape(pool.num_envs, -1))
             with shares.section("transfer"):
                 answer = population.seen(outcome)
             with shares.section("store"):

@@ -249,9 +249,7 @@ class Training:
         self._note_faults(fault)
         with shares.section("env"):
             pool = self.tools.pool
-            pool.send(action.reshape(pool.num_envs, -1))
-        with shares.section("env"):
-            outcome = pool.recv()
+            outcome = pool.step(action.reshape(pool.num_envs, -1))
         seen = self.population.seen(outcome)
         with shares.section("store"):
             self.replay = self.population.add(self.replay, decision, seen, planned_at)
