@@ -74,10 +74,11 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         with _folder(experiment, start, console) as (run, progress):
             stop = stack.enter_context(runtime.GracefulStop())
             population = _population(experiment)
-            _introduce(experiment, population, pool, console)
+            need = _need(experiment, population)
+            _introduce(experiment, population, need, pool, console)
             _tell_start(start, console)
             tools = pool, evaluation_pool, run, saving, progress, stop
-            training = _prepare(experiment, population, *tools)
+            training = _prepare(experiment, population, need, *tools)
             if start is not None:
                 training.restore(start)
             elif config.init_from:
@@ -164,13 +165,13 @@ def _population(experiment: Experiment) -> Any:
 
 
 def _prepare(
-    experiment, population, pool, evaluation_pool, run, saving, progress, stop
+    experiment, population, need, pool, evaluation_pool, run, saving, progress, stop
 ):
     """Build the training; only from here on is memory taken."""
     from planprior import memory
     from planprior.training import Tools, Training
 
-    memory.check(_need(experiment, population), memory.room(population))
+    memory.check(need, memory.room(population))
     tools = Tools(pool, evaluation_pool, run, saving, progress, lambda: stop.requested)
     return Training(experiment, population, tools)
 
@@ -208,7 +209,7 @@ def _need(experiment: Experiment, population: Any) -> Any:
 
 
 def _introduce(
-    experiment: Experiment, population: Any, pool: Pool, console: Console
+    experiment: Experiment, population: Any, need: Any, pool: Pool, console: Console
 ) -> None:
     """Say what is about to happen, and what it costs."""
     train, spec = experiment.train, experiment.spec
@@ -224,8 +225,7 @@ def _introduce(
         f"{_describe(members)}",
         f"on {machine['device']} ({machine['platform']}, {machine['cpu_cores']} CPU "
         f"cores), products in {train.precision}",
-        f"replay of {experiment.capacity:,} rows; memory of "
-        f"{_need(experiment, population).describe()}",
+        f"replay of {experiment.capacity:,} rows; memory of {need.describe()}",
         f"environments {why}",
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
