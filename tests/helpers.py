@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from planprior import agent, learning, methods, priors
 from planprior.config import Config, NetworkConfig
@@ -145,6 +146,12 @@ def stir(state: agent.AgentState, seed: int) -> agent.AgentState:
 def method(name: str) -> tuple[Config, Hypers]:
     """A method at the least size."""
     return tiny(methods.METHODS[name].config), methods.METHODS[name].hypers_for(SPEC)
+
+
+def quick_methods(*quick: str) -> list:
+    """All methods, for `parametrize`: those that are not quick among the slow tests."""
+    slow = pytest.mark.slow
+    return [x if x in quick else pytest.param(x, marks=slow) for x in methods.METHODS]
 
 
 def same(actual, expected) -> None:

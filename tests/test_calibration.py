@@ -3,13 +3,13 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from planprior import calibration, cli, results
+from command_line import run
+from planprior import calibration, results
 from planprior.calibration import Calibration
 from planprior.results import Run
 
@@ -56,15 +56,6 @@ def test_episodes_may_be_too_short():
 def test_the_summary_by_hand():
     found = Calibration(np.array([3.0, 5.0]), np.array([1.0, 2.0]))
     assert calibration.summary(found)["value_overestimation"] == pytest.approx(2.5)
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Exit status, output and errors of the command."""
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 def test_the_command_writes_what_the_figure_reads(tmp_path, monkeypatch, capsys):

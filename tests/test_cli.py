@@ -1,21 +1,11 @@
 """The command, in this process: what it prints, and how it ends."""
 
 import json
-import sys
 
 import pytest
 
-from planprior import cli
+from command_line import run
 from toys import TINY
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Exit status, output and errors."""
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 def options(folder):

@@ -1,27 +1,18 @@
 """Runs beside published curves: numbers, verdicts, caveats, and the command."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from planprior import cli, comparison, results
+from command_line import run
+from planprior import comparison, results
 from planprior.intervals import Estimate
 from planprior.results import ResultsError
 from results_files import write_run, write_table
 
 # BMPC on dog-run at 1 M env steps: 548.1 (474.8 to 621.4) of 5 seeds.
 STEP = 1_000_000
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Exit status, output and errors of the command."""
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 def row(low, high, mean=None, seeds=3):

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from command_line import run
 from golden_files import find
-from planprior import checkpoint, cli, portable
+from planprior import checkpoint, portable
 from planprior.actor import Actor
 from planprior.anytime import CompiledPlanner
 from planprior.checkpoint import CheckpointError
@@ -33,14 +34,6 @@ has_stablehlo = pytest.mark.skipif(
     importlib.util.find_spec("flatbuffers") is None,
     reason="needs flatbuffers: pip install 'planprior[stablehlo]'",
 )
-
-
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 def in_a_fresh_process(folder, code):

@@ -4,7 +4,6 @@ import errno
 import functools
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+import command_line
 import helpers
-from planprior import agent, checkpoint, cli, tensorfile
+from planprior import agent, checkpoint, tensorfile
 from planprior.checkpoint import CheckpointError
 from planprior.population import Population
 from planprior.runtime import RunFolderError, RunLock
@@ -238,10 +238,9 @@ def run(monkeypatch, capsys, folder):
     """`planprior train`, which saves after each of its random steps; see `stopping`."""
     options = ["--run-dir", str(folder), "--steps", "60", "--seed-steps", "60"]
     options += ["--save-minutes", "1e-9"]
-    monkeypatch.setattr(sys, "argv", ["planprior", "train", "toys:aim", *options])
-    with pytest.raises(SystemExit) as status:
-        cli.main()
-    return status.value.code, capsys.readouterr().err
+    command = ["train", "toys:aim", *options]
+    status, _, err = command_line.run(monkeypatch, capsys, *command)
+    return status, err
 
 
 def stopping(monkeypatch, owner, name, error, after):

@@ -1,24 +1,14 @@
 """Figures: what is in them, not their pixels."""
 
-import sys
-
 import numpy as np
 import pytest
 
-from planprior import cli, results
+from command_line import run
+from planprior import results
 from results_files import write_run, write_table
 
 pytest.importorskip("matplotlib")
 plots = pytest.importorskip("planprior.plots")
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Exit status, output and errors of the command."""
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+import command_line
 from helpers import same
-from planprior import cli, portable
+from planprior import portable
 from planprior.acting import Agent
 from planprior.checkpoint import CheckpointError
 from planprior.exporting import Learner, experience, export
@@ -33,11 +34,9 @@ def folder(agent, tmp_path):
 
 
 def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out.replace("\n", ""), printed.err
+    """The same, with lines that were broken on paths joined."""
+    status, out, err = command_line.run(monkeypatch, capsys, *arguments)
+    return status, out.replace("\n", ""), err
 
 
 def test_an_agent_comes_back_whole(agent, folder):

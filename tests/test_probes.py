@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import change, tiny
+from helpers import change, quick_methods, tiny
 from planprior import agent, methods
 from planprior.hypers import Hypers
 from planprior.spec import EnvSpec
@@ -140,14 +140,7 @@ def near(value, expected):
 
 
 # The others take minutes together; run them with -m slow.
-QUICK = ("pompc",)
-METHODS = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in methods.METHODS
-]
-
-
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick_methods("pompc"))
 def test_every_method_learns_the_probes(name):
     found = learned(name)
     assert found.nans == 0

@@ -2,14 +2,14 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import toys
-from planprior import cli, control_budgets, methods
+from command_line import run
+from planprior import control_budgets, methods
 from planprior.commands import bench_control, control
 from planprior.controller import SPARE
 from planprior.realtime import drive, untimed
@@ -62,14 +62,6 @@ def test_episodes_without_a_clock_are_those_of_the_same_seed():
     agent = Still()
     returns = untimed(agent, toys.Aim(0), episodes=2, seed=1)
     assert returns == [toys.LENGTH] * 2 and agent.resets == 2
-
-
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 def test_the_command_drives_and_compares(tmp_path, monkeypatch, capsys):

@@ -1,23 +1,13 @@
 """The page about runs: what is in it, and that it needs nothing else."""
 
 import re
-import sys
 
 import pytest
 
-from planprior import cli
+from command_line import run
 from results_files import write_run
 
 pytest.importorskip("matplotlib")
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Exit status, output and errors of the command."""
-    monkeypatch.setattr(sys, "argv", ["planprior", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,13 @@ from helpers import (
     policy_inputs,
     policy_step,
     policy_update,
+    quick_methods,
     replay,
     same,
     setup,
     simplices,
 )
-from planprior import agent, learning, losses, methods, priors, weighing
+from planprior import agent, learning, losses, priors, weighing
 from planprior.types import Gaussian
 
 SEED = 7
@@ -185,16 +186,7 @@ def test_compiled_once_and_the_same(updated):
 
 
 # One for each kind of critic and policy; op by op, the others take a minute together.
-QUICK = ("tdmpc2", "bmpc", "pompc")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        x if x in QUICK else pytest.param(x, marks=pytest.mark.slow)
-        for x in methods.METHODS
-    ],
-)
+@pytest.mark.parametrize("name", quick_methods("tdmpc2", "bmpc", "pompc"))
 def test_a_nan_is_never_hidden(name):
     s = setup(*method(name))
     batch = s.batch
