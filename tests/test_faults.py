@@ -13,11 +13,13 @@ import pytest
 
 import command_line
 import helpers
+import toys
 from planprior import agent, checkpoint, tensorfile
 from planprior.checkpoint import CheckpointError
 from planprior.population import Population
 from planprior.runtime import RunFolderError, RunLock
 from planprior.saving import Saving
+from planprior.training import Training
 from test_replay_store import KEPT, Life, assert_same, empty, flip
 
 META = {
@@ -284,3 +286,18 @@ def test_faults_of_the_machine_are_one_sentence_and_a_status(
     assert status == 1 and re.fullmatch(
         rf"planprior: run folder .* is in use by process {os.getpid()} on .*\n", told
     )
+
+
+def test_an_environment_that_breaks_is_told_even_where_nothing_can_be_saved(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(toys.Broken, "made", 0)
+    monkeypatch.setattr(toys.Broken, "lasts", 6)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    stopping(monkeypatch, Training, "save", full, 1)
+    sizes = ["--steps", "60", "--seed-steps", "60"]
+    command = ["train", "toys:broken", "--run-dir", str(tmp_path / "run"), *sizes]
+    status, _, err = command_line.run(monkeypatch, capsys, *command)
+    assert status == 1 and err.count("\n") == 1
+    assert "toys:broken returned nan in its reward" in err
+    assert "nor could what was learned be saved: [Errno 28] No space left" in err

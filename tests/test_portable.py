@@ -161,6 +161,18 @@ def test_commands_import_export_and_evaluate(tmp_path, monkeypatch, capsys):
     assert status == 2 and "meta.json" in err
 
 
+def test_returns_of_a_damaged_agent_are_not_told(agent, tmp_path, monkeypatch, capsys):
+    lost = jax.tree.map(lambda x: x * np.nan, agent.state.policy)
+    lost = dataclasses.replace(agent.state, policy=lost)
+    broken = Agent(lost, agent.spec, agent.config, agent.hypers, agent.info)
+    export(broken, Learner.of(lost), tmp_path / "agent")
+    for mode in ("plan", "policy"):
+        words = ["eval", tmp_path / "agent", "--mode", mode, "--episodes", 1]
+        status, out, err = run(monkeypatch, capsys, *words)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert f"the {mode} of" in err and "is NaN or infinite in some state" in err
+
+
 def test_an_exported_run_keeps_its_scores(agent, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()

@@ -20,11 +20,14 @@ class Scores(NamedTuple):
         lengths: Environment steps, [P, episodes].
         success: Whether the goal was met at the last step, [P, episodes]; None where
             the task defines no goal.
+        finite: Whether all actions of the member were finite, [P]; the returns of one
+            whose were not mean nothing.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     success: np.ndarray | None
+    finite: np.ndarray
 
     def success_rate(self, member: int) -> dict[str, float]:
         """Share of a member's episodes that succeeded; empty without a goal."""
@@ -67,6 +70,7 @@ def evaluate(
     running = np.ones(pool.num_envs, bool)
     returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
     success = np.zeros(pool.num_envs, bool)
+    finite = np.ones(population.num_members, bool)
     step = 0
     while running.any():
         if stop():
@@ -75,10 +79,14 @@ def evaluate(
         if mode == "plan":
             number = (count + step) % 2**31
             decision = population.evaluate(agents, seen, warm_start, reset, number)
-            action, warm_start = decision.action, decision.warm_start
+            warm_start = decision.warm_start
+            action, fault = population.fetch(decision)
+            finite &= fault == 0
         else:
-            action = population.act_without_planning(agents, seen)
-        outcome = pool.step(np.asarray(action).reshape(pool.num_envs, -1))
+            action = np.asarray(population.act_without_planning(agents, seen))
+            finite &= np.isfinite(action).all(axis=(1, 2))
+            action = np.where(finite[:, None, None], action, 0.0)
+        outcome = pool.step(action.reshape(pool.num_envs, -1))
         ending = running & outcome.ended
         returns[ending] = outcome.episode_return[ending]
         lengths[ending] = outcome.episode_length[ending]
@@ -89,7 +97,7 @@ def evaluate(
         step += 1
     lengths *= population.spec.action_repeat
     met = success.reshape(shape) if population.spec.has_success else None
-    return Scores(returns.reshape(shape), lengths.reshape(shape), met)
+    return Scores(returns.reshape(shape), lengths.reshape(shape), met, finite)
 
 
 def interval(

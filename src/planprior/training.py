@@ -22,6 +22,7 @@ from planprior.envs.process import WorkerError
 from planprior.experiment import Experiment
 from planprior.log import Progress, RunFolder, Shares
 from planprior.population import Decision, Population, describe_fault
+from planprior.programs import ACTION_FAULT
 from planprior.replay import Replay
 from planprior.reporting import Reporter
 from planprior.saving import Saving, Start
@@ -174,11 +175,18 @@ class Training:
         try:
             return self._run()
         except (EnvError, WorkerError) as error:
-            if self.counters.decisions > begun_at:
-                self.save(episodes=False)
             if isinstance(error, EnvError):
                 self._name_member(error, self.tools.pool)
+            if self.counters.decisions > begun_at:
+                self._save_after(error)
             raise
+
+    def _save_after(self, error: EnvError | WorkerError) -> None:
+        """Save what was learned before an environment broke, which is what to tell."""
+        try:
+            self.save(episodes=False)
+        except (OSError, ValueError, RuntimeError) as failed:
+            error.args = (f"{error}; nor could what was learned be saved: {failed}",)
 
     def _name_member(self, error: EnvError, pool: Pool) -> None:
         """Add to an error whose environment it was, where there are several members."""
@@ -416,6 +424,9 @@ class Training:
                 if found is None:
                     return False
                 scores[mode] = found
+                bad = ~found.finite & (np.asarray(self._fault) == 0)
+                self._fault = np.where(bad, ACTION_FAULT, self._fault)
+        self._note_faults()
         self.counters.seconds = time.monotonic() - self._clock
         self.counters.evaluated_at = self.env_steps
         self.save(self._reporter.evaluation(scores, self.counters))

@@ -42,7 +42,7 @@ class Eval:
 def run(options: Eval) -> int:
     """Evaluate, and film where asked to."""
     from planprior import runtime
-    from planprior.acting import Agent
+    from planprior.acting import Agent, NotFiniteError
     from planprior.envs.registry import make_pool
     from planprior.evaluation import evaluate, summary
     from planprior.exporting import experience
@@ -69,6 +69,11 @@ def run(options: Eval) -> int:
             agent.population, agent.agents, pool, options.mode, options.seed
         )
     assert scores is not None
+    if not scores.finite[0]:
+        raise NotFiniteError(
+            f"the {options.mode} of {options.run} is NaN or infinite in some state: "
+            "its parameters are damaged, and its returns would mean nothing"
+        )
     told = summary(scores)
     if options.values:
         told |= _values(agent, options)
