@@ -168,6 +168,8 @@ def _suites() -> Iterator[Fact]:
             yield Fact("good", f"suite {prefix}", f"{package} {version}")
         else:
             yield Fact("good", f"suite {prefix}", f"not installed ({package})")
+    envpool = _version("envpool")
+    yield Fact("good", "pool envpool", envpool or "not installed")
     mujoco = _version("mujoco")
     if mujoco and int(mujoco.split(".")[0]) >= 4:
         yield Fact(

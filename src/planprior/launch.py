@@ -96,7 +96,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
 def _pool(config: TrainConfig, num_envs: int, seeds: list[int]) -> Pool:
     """Environments of all members, in order of members."""
     count = num_envs * len(seeds)
-    return make_pool(config.task, count, seeds, config.num_workers())
+    workers = config.num_workers()
+    return make_pool(config.task, count, seeds, workers, pool=config.pool)
 
 
 def _claim(folder: Path, experiment: Experiment) -> None:
@@ -217,7 +218,6 @@ def _introduce(
     parameters = population.num_parameters()
     members = experiment.members
     _, why = choose_workers(len(members) * train.num_envs, train.num_workers())
-    why = "on the device" if pool.on_device else why
     lines = [
         f"{spec.name}: {spec.observation_dim} observations, {spec.action_dim} actions, "
         f"{spec.episode_length} decisions of {spec.action_repeat} env steps an episode",
@@ -226,7 +226,7 @@ def _introduce(
         f"on {machine['device']} ({machine['platform']}, {machine['cpu_cores']} CPU "
         f"cores), products in {train.precision}",
         f"replay of {experiment.capacity:,} rows; memory of {need.describe()}",
-        f"environments {why}",
+        f"environments {pool.where or why}",
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
     ]

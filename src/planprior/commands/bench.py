@@ -36,6 +36,7 @@ class Bench:
         precision: Of matrix products: float32; on a GPU tensorfloat32_x3 (as exact),
             tensorfloat32 or bfloat16 (coarser) are faster.
         workers: Processes that step the environments: auto, or a number (0 is none).
+        pool: envpool steps the environments in C++ threads, as many as `workers` says.
         simulate: Also run the whole with the real environments, where installed.
         observation_dim: Length of the observation, instead of the task's.
         action_dim: Length of the action, instead of the task's.
@@ -62,6 +63,7 @@ class Bench:
         "float32"
     )
     workers: str = "auto"
+    pool: Literal["envpool"] | None = None
     simulate: bool = True
     observation_dim: int | None = None
     action_dim: int | None = None
@@ -97,6 +99,7 @@ def run(options: Bench) -> int:
         num_envs=options.num_envs,
         updates_per_step=options.updates_per_step,
         workers=options.workers,
+        pool=options.pool,
         precision=options.precision,
         settings=options.settings,
     )
@@ -148,9 +151,10 @@ def _simulator(options: Bench, train: Any) -> tuple[Callable[[int], Any] | None,
         return None, "sizes were given, so no simulator was run"
     if not options.simulate:
         return None, "simulate is off, so no simulator was run"
-    if not is_installed(options.task):
+    if options.pool is None and not is_installed(options.task):
         return None, f"the simulator of {resolve(options.task)} is not installed here"
-    return lambda n: make_pool(options.task, n, 0, train.num_workers()), ""
+    workers, pool = train.num_workers(), options.pool
+    return lambda n: make_pool(options.task, n, 0, workers, pool=pool), ""
 
 
 def _as_json(

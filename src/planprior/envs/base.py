@@ -360,11 +360,13 @@ class Pool(ABC):
         spec: Sizes and lengths of every environment.
         num_envs: How many there are.
         on_device: Whether they are JAX programs; see `device.py`.
+        where: Where they are stepped, in words, if not here or in worker processes.
     """
 
     spec: EnvSpec
     num_envs: int
     on_device = False
+    where = ""
 
     def __init__(self, spec: EnvSpec, num_envs: int) -> None:
         self.spec = spec

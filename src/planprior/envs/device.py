@@ -295,6 +295,7 @@ class DevicePool(Pool):
     """
 
     on_device = True
+    where = "on the device"
 
     def __init__(
         self, env: DeviceEnv, num_envs: int, seed: int | Sequence[int]

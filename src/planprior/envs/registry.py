@@ -25,16 +25,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from planprior.envs import own
+from planprior.envs import envpool, own
 from planprior.envs.base import Env, LocalPool, Pool, env_seeds
 from planprior.envs.options import TaskOptions, split
 from planprior.envs.process import ProcessPool, choose_workers
 from planprior.spec import EnvSpec
 
+POOLS = ("envpool",)
+"""What may step a task's environments instead of its own simulator."""
+
 # Files of this folder that are no suites; `probe` and `device` step on the device.
 _OTHERS = {
-    *("base", "check", "device", "generator", "options", "own", "probe", "process"),
-    *("registry", "spaces", "vector", "worker"),
+    *("base", "check", "device", "envpool", "generator", "options", "own", "probe"),
+    *("process", "registry", "spaces", "vector", "worker"),
 }
 
 
@@ -131,6 +134,7 @@ def make_pool(
     seed: int | Sequence[int],
     workers: int | str = "auto",
     timeout: float = 60.0,
+    pool: str | None = None,
 ) -> Pool:
     """Build environments of one task, in this process or in workers.
 
@@ -143,10 +147,15 @@ def make_pool(
             `choose_workers`, which also says why. Nothing to environments on the
             device, which need none.
         timeout: Seconds one step may take in a worker.
+        pool: One of `POOLS`, in whose threads they are stepped; the task's own
+            simulator if None. Workers are threads then.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
     full = resolve(task)
+    if pool is not None:
+        _check_pool(pool)
+        return envpool.make_pool(full, num_envs, seed, workers)
     prefix, name = _parts(full)
     suite = _suites().get(prefix)
     _check_installed(suite, task)
@@ -239,6 +248,13 @@ def _on_device(suite: ModuleType | None) -> bool:
 def _device() -> ModuleType:
     # Late, because it needs JAX, which workers must not load.
     return importlib.import_module("planprior.envs.device")
+
+
+def _check_pool(pool: str) -> None:
+    if pool not in POOLS:
+        raise ValueError(
+            f"pool is {pool!r}; it must be {' or '.join(POOLS)}, or left out"
+        )
 
 
 def _check_installed(suite: ModuleType | None, task: str) -> None:
