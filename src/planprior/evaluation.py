@@ -67,17 +67,15 @@ def evaluate(
     observation = pool.reset(seed)
     warm_start = population.cold_start(shape[1])
     reset = np.ones(shape, bool)
-    running = np.ones(pool.num_envs, bool)
+    running, success = np.ones(pool.num_envs, bool), np.zeros(pool.num_envs, bool)
     returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
-    success = np.zeros(pool.num_envs, bool)
     finite = np.ones(population.num_members, bool)
-    step = 0
     while running.any():
         if stop():
             return None
         seen = observation.reshape(*shape, -1)
         if mode == "plan":
-            number = (count + step) % 2**31
+            number = count % 2**31
             decision = population.evaluate(agents, seen, warm_start, reset, number)
             warm_start = decision.warm_start
             action, fault = population.fetch(decision)
@@ -94,7 +92,7 @@ def evaluate(
         running &= ~outcome.ended
         observation = outcome.reset_observation
         reset = outcome.begun.reshape(shape)
-        step += 1
+        count += 1
     lengths *= population.spec.action_repeat
     met = success.reshape(shape) if population.spec.has_success else None
     return Scores(returns.reshape(shape), lengths.reshape(shape), met, finite)
