@@ -141,13 +141,14 @@ def test_doctor_says_what_is_missing(no_gl, monkeypatch):
     monkeypatch.setattr(doctor, "_has_nvidia_card", lambda: True)
     monkeypatch.setattr(runtime, "host_memory", lambda: runtime.Memory(2**20, 2**33))
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    versions = {"mujoco": "4.0.1", "dm_control": None}
+    versions = {"mujoco": "4.0.1", "dm_control": None, "envpool": None}
     monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "1.0"))
     facts = examine()
     assert facts["device"].todo == "pip install 'planprior[cuda]'"
     assert "lower --buffer-size" in facts["memory"].todo
     assert facts["mujoco"].todo == "pip install 'mujoco>=3.17,<4'"
     assert facts["suite dm_control"].value == "not installed (dm_control)"
+    assert facts["pool envpool"].value == "not installed"
     assert facts["OpenGL"].todo == "for films, set MUJOCO_GL=egl"
     assert facts["OpenGL osmesa"].value == "does not draw: no library"
     no_gl["egl"] = "does not draw"

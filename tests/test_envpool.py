@@ -12,6 +12,7 @@ import pytest
 
 import fake_envpool
 import planprior
+from command_line import run
 from planprior import results
 from planprior.envs import dmc, envpool, registry
 from planprior.envs.base import EnvError, LocalPool
@@ -183,6 +184,13 @@ def test_a_task_that_differs_is_refused_with_the_reason(tmp_path):
         "differ from dm_control's, by up to 2; leave --pool out"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_benchmark_is_refused_before_it_measures(monkeypatch, capsys):
+    arguments = ("bench", "cup-catch", "--pool", "envpool")
+    status, _, told = run(monkeypatch, capsys, *arguments)
+    assert status == 2
+    assert "'dm_control:ball_in_cup-catch': its rewards differ" in told
 
 
 def test_other_suites_are_refused():

@@ -144,14 +144,16 @@ def _spec(options: Bench) -> Any:
 
 def _simulator(options: Bench, train: Any) -> tuple[Callable[[int], Any] | None, str]:
     """How to build real environments, or why there are none."""
-    from planprior.envs.registry import is_installed, make_pool, resolve
+    from planprior.envs.registry import check_pool, is_installed, make_pool, resolve
 
     changed = options.observation_dim or options.action_dim or not options.task
     if changed:
         return None, "sizes were given, so no simulator was run"
     if not options.simulate:
         return None, "simulate is off, so no simulator was run"
-    if options.pool is None and not is_installed(options.task):
+    if options.pool is not None:
+        check_pool(options.task, options.pool)
+    elif not is_installed(options.task):
         return None, f"the simulator of {resolve(options.task)} is not installed here"
     workers, pool = train.num_workers(), options.pool
     return lambda n: make_pool(options.task, n, 0, workers, pool=pool), ""

@@ -109,23 +109,30 @@ def make_pool(
             are fewer.
 
     Raises:
-        ValueError: EnvPool does not have the task, or not as dm_control has it.
-        ModuleNotFoundError: EnvPool is not installed.
-        EnvError: Its version is not the one that was compared.
+        ValueError, ModuleNotFoundError, EnvError: As `check` does.
     """
-    check_task(task)
-    _check_package()
+    check(task)
     name = task.removeprefix(f"{dmc.PREFIX}:")
     threads = _threads(num_envs, workers)
     return EnvPool(name, num_envs, env_seeds(seed, num_envs), threads)
 
 
-def check_task(task: str) -> None:
+def check(task: str) -> None:
     """Refuse a task in which EnvPool was not shown to equal dm_control.
 
+    Args:
+        task: Its full name.
+
     Raises:
-        ValueError: The reason.
+        ValueError: EnvPool does not have the task, or not as dm_control has it.
+        ModuleNotFoundError: EnvPool is not installed.
+        EnvError: Its version is not the one that was compared.
     """
+    _check_task(task)
+    _check_package()
+
+
+def _check_task(task: str) -> None:
     known = comparison()
     if task in known.equal:
         return

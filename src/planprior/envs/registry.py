@@ -128,6 +128,21 @@ def is_installed(task: str) -> bool:
     return True
 
 
+def check_pool(task: str, pool: str) -> None:
+    """Check, without building anything, that a pool can step a task.
+
+    Raises:
+        ValueError: There is no such pool, or it cannot take the task.
+        ModuleNotFoundError: Its package is missing.
+        EnvError: Its package is of another version.
+    """
+    if pool not in POOLS:
+        raise ValueError(
+            f"pool is {pool!r}; it must be {' or '.join(POOLS)}, or left out"
+        )
+    envpool.check(resolve(task))
+
+
 def make_pool(
     task: str,
     num_envs: int,
@@ -154,7 +169,7 @@ def make_pool(
         raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
     full = resolve(task)
     if pool is not None:
-        _check_pool(pool)
+        check_pool(task, pool)
         return envpool.make_pool(full, num_envs, seed, workers)
     prefix, name = _parts(full)
     suite = _suites().get(prefix)
@@ -248,13 +263,6 @@ def _on_device(suite: ModuleType | None) -> bool:
 def _device() -> ModuleType:
     # Late, because it needs JAX, which workers must not load.
     return importlib.import_module("planprior.envs.device")
-
-
-def _check_pool(pool: str) -> None:
-    if pool not in POOLS:
-        raise ValueError(
-            f"pool is {pool!r}; it must be {' or '.join(POOLS)}, or left out"
-        )
 
 
 def _check_installed(suite: ModuleType | None, task: str) -> None:
