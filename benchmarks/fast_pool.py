@@ -205,7 +205,7 @@ def _reason(
     """Why both are not equal; empty if they are."""
     first = plain.fresh & ~plain.ends.any(axis=2)
     if off[first].max() > TOLERANCE:
-        return "its episodes begin in other states than dm_control's"
+        return "its episodes could not be begun in dm_control's states"
     if (plain.ends != fast.ends).any():
         return "its episodes end otherwise than dm_control's"
     if off[calm].max() > TOLERANCE:
