@@ -21,6 +21,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
+LONG = ("training", "updates", "members", "terminations", "probes", "population")
+"""Files that begin first, for two processes to end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the files that take longest to the front."""
+    names = [f"test_{name}.py" for name in LONG]
+
+    def place(item: pytest.Item) -> int:
+        return names.index(item.path.name) if item.path.name in names else len(names)
+
+    items.sort(key=place)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what tests have recorded as a note."""
     for report in terminalreporter.stats.get("passed", []):

@@ -150,65 +150,69 @@ def test_another_sweep_on_the_same_folder_is_refused(together):
 # --- Members that diverge -------------------------------------------------------------
 
 
-SEED = 3
 DIVERGING = {"max_grad_norm": 1e38, "entropy_coef": (1e-4, 1e38)}
-"""The policy learns only after the pretraining; its first step is too much for one."""
+"""The policy learns only after the pretraining; its first step is too much for two."""
+FROZEN, WHOLE = (2, 3), (0, 1)
 
 
 @pytest.fixture(scope="module")
 def half_frozen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frozen") / "run"
-    return folder, *train(folder, seed=SEED, settings=TINY | DIVERGING)
+    return folder, *train(folder, seeds=SEEDS, settings=TINY | DIVERGING)
 
 
-def test_a_member_that_diverges_is_frozen_and_said_so_once(half_frozen):
+def state(folder, member, checkpoint="latest"):
+    return Agent.load(folder, member=member, checkpoint=checkpoint).state
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_members_that_diverge_are_frozen_and_said_so_once(half_frozen):
     folder, result, screen = half_frozen
-    assert result.finished
-    notice = "member 1 (seed 3, prior weight 0.5, entropy coef 1e+38) is frozen: "
-    assert screen.count(notice) == 1 and "the others go on" in screen
-    [row] = [row for row in log(folder) if row["event"] == "frozen"]
-    assert row["entropy_coef"] == 1e38
-    assert row["why"].startswith("policy_loss was NaN or infinite at ")
-    frozen_at = row["step"]
-    assert 40 <= frozen_at <= 60
-    rows = [row for row in log(folder) if row["entropy_coef"] == 1e38]
-    assert {r["event"] for r in rows if r["step"] > frozen_at} == set()
+    assert result.finished and screen.count("the others go on") == 2
+    notice = "member 3 (seed 5, prior weight 0.5, entropy coef 1e+38) is frozen: "
+    assert screen.count(notice) == 1
+    rows = [row for row in log(folder) if row["event"] == "frozen"]
+    assert [(row["seed"], row["entropy_coef"]) for row in rows] == [
+        (3, 1e38),
+        (5, 1e38),
+    ]
+    for row in rows:
+        assert row["why"].startswith("policy_loss was NaN or infinite at ")
+        assert 40 <= row["step"] <= 60
+    after = [row for row in log(folder) if row["step"] > rows[-1]["step"]]
+    assert {row["entropy_coef"] for row in after} == {1e-4}
     assert {row["entropy_coef"] for row in evaluations(folder)} == {"0.0001"}
 
 
 @pytest.mark.slow
 def test_the_others_do_not_notice(half_frozen, tmp_path):
-    folder, _, _ = half_frozen
     tame = DIVERGING | {"entropy_coef": (1e-4, 2e-4)}
-    train(tmp_path / "run", seed=SEED, settings=TINY | tame)
-    ours, theirs = (
-        Agent.load(path, checkpoint="latest").state
-        for path in (folder, tmp_path / "run")
-    )
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    train(tmp_path / "run", seeds=SEEDS, settings=TINY | tame)
+    for member in WHOLE:
+        same(state(half_frozen[0], member), state(tmp_path / "run", member))
 
 
 def test_a_frozen_member_keeps_the_last_good_state(half_frozen):
-    early, late = (
-        Agent.load(half_frozen[0], member=1, checkpoint=step).state
-        for step in (60, STEPS)
-    )
-    jax.tree.map(np.testing.assert_array_equal, early, late)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(late))
+    for member in FROZEN:
+        early, late = (state(half_frozen[0], member, step) for step in (60, STEPS))
+        same(early, late)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(late))
 
 
 def test_a_frozen_member_stays_so_when_the_training_goes_on(half_frozen):
     folder, _, _ = half_frozen
-    before = Agent.load(folder, member=1, checkpoint="latest").state
+    before = state(folder, FROZEN[0])
     result, screen = train(
-        folder, seed=SEED, settings=TINY | DIVERGING, steps=STEPS + 40
+        folder, seeds=SEEDS, settings=TINY | DIVERGING, steps=STEPS + 40
     )
     assert result.finished
-    assert "member 1 stays frozen: policy_loss was NaN" in screen
+    assert "member 2 stays frozen: policy_loss was NaN" in screen
     assert "is frozen:" not in screen
-    assert len([row for row in log(folder) if row["event"] == "frozen"]) == 1
-    after = Agent.load(folder, member=1, checkpoint="latest").state
-    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert len([row for row in log(folder) if row["event"] == "frozen"]) == 2
+    same(before, state(folder, FROZEN[0]))
 
 
 def test_an_environment_that_breaks_is_told_with_its_member(tmp_path, monkeypatch):
@@ -229,5 +233,5 @@ def test_when_all_diverge_the_training_ends(tmp_path):
     with pytest.raises(
         training.TrainingError, match="training diverged: policy_loss was NaN or"
     ) as e:
-        train(tmp_path / "run", settings=changes)
+        train(tmp_path / "run", seeds=SEEDS, settings=changes)
     assert "\n" not in str(e.value)

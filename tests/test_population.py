@@ -84,8 +84,7 @@ def test_members_are_as_if_alone(solos, mapping, monkeypatch):
     if mapping == "vmap":
         monkeypatch.setattr(programs, "map_members", lambda f, num_members: jax.vmap(f))
         # Not those that were made for a loop.
-        new = programs.programs_for.__wrapped__
-        monkeypatch.setattr(population, "programs_for", new)
+        monkeypatch.setattr(population, "programs_for", programs._shared.__wrapped__)
     together = learn(build(SEEDS, WEIGHTS), [0, 1])
     for index, alone in enumerate(solos):
         ours, theirs = member(together, index), member(alone, 0)
@@ -127,6 +126,8 @@ def test_one_program_each(alone, solos):
     """Whatever the seeds and numbers; and one more for three updates at once."""
     run = alone.programs
     assert build(SEEDS[1:], WEIGHTS[1:]).programs is run
+    other = dataclasses.replace(SPEC, name="toy:other", episode_length=9)
+    assert programs.programs_for(other, alone.config, 1, ENVS) is run
     assert run.update._cache_size() <= 2
     for program in (run.act, run.add, run.reanalyse, run.act_randomly):
         assert program._cache_size() == 1

@@ -2,7 +2,8 @@
 
 Its five states are a question each: a constant reward, a reward one step away, an end,
 an action to aim for, and two hills of which only planning finds the higher. Steps are
-fixed; the agent's own planner renews their plans, and one program does all updates.
+fixed; the agent's own planner gives some of them plans, and one program does all
+updates.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from planprior.types import Batch, Gaussian
 
 CONSTANT, BEFORE, LAST, AIM, HILLS = range(5)
 SPEC = EnvSpec("probe", 5, 1, 10)
-DISCOUNT, UPDATES, SLICES, ROWS = 0.5, 400, 30, 600
+DISCOUNT, UPDATES, SLICES, REANALYSED, ROWS = 0.5, 800, 64, 8, 2000
 SHOWN = np.eye(5, dtype=np.float32)
 AFTER = np.array([CONSTANT, LAST, LAST, AIM, HILLS])
 ENDS = np.array([False, False, True, True, True])
@@ -88,11 +89,11 @@ def settings(name: str, terminations: str = "masked"):
     config = dataclasses.replace(
         tiny(method.config), horizon=1, batch_size=SLICES, terminations=terminations
     )
-    config = change(config, "network", encoder_dim=24, mlp_dim=24, latent_dim=16)
+    config = change(config, "network", encoder_dim=32, mlp_dim=32, latent_dim=16)
     config = change(config, "network", num_bins=21, symlog_min=-2.0, symlog_max=2.0)
     config = change(config, "planner", num_samples=32, num_elites=4, iterations=3)
     config = change(config, "planner", evaluation="best_elite")
-    config = change(config, "reanalysis", num_slices=SLICES)
+    config = change(config, "reanalysis", num_slices=REANALYSED)
     hypers = dataclasses.replace(
         method.hypers_for(SPEC),
         discount=DISCOUNT,

@@ -155,6 +155,7 @@ TINY = {
     "network.encoder_dim": 16,
     "network.mlp_dim": 16,
     "network.latent_dim": 16,
+    "horizon": 2,
     "batch_size": 16,
     "planner.num_samples": 16,
     "planner.num_elites": 4,

@@ -111,7 +111,7 @@ class Programs:
     programs: see `programs_for`.
 
     Attributes:
-        spec: The environments.
+        spec: Sizes of the environments.
         config: Static settings.
         num_envs: E.
         placement: The devices, and who is where.
@@ -371,7 +371,6 @@ class Programs:
         )
 
 
-@functools.lru_cache(maxsize=16)
 def programs_for(
     spec: EnvSpec,
     config: Config,
@@ -385,13 +384,32 @@ def programs_for(
     one kind, or trains again in the same process, should not wait for it ten times.
 
     Args:
-        spec: The environments.
+        spec: The environments; tasks that differ only in what no program reads, such as
+            the name or the time limit, share programs.
         config: Static settings.
         num_members: P.
         num_envs: E.
         num_devices: The most devices to use; all local ones if None.
     """
-    return Programs(spec, config, num_envs, Placement(num_members, num_devices))
+    sizes = EnvSpec(
+        name="any",
+        observation_dim=spec.observation_dim,
+        action_dim=spec.action_dim,
+        episode_length=1,
+        can_terminate=spec.can_terminate,
+    )
+    return _shared(sizes, config, num_members, num_envs, num_devices)
+
+
+@functools.lru_cache(maxsize=16)
+def _shared(
+    sizes: EnvSpec,
+    config: Config,
+    num_members: int,
+    num_envs: int,
+    num_devices: int | None,
+) -> Programs:
+    return Programs(sizes, config, num_envs, Placement(num_members, num_devices))
 
 
 def _pack(action: Float[Array, "P E A"], fault: Int[Array, "P"]) -> Float[Array, "P _"]:
