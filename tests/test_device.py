@@ -99,6 +99,26 @@ def test_values_that_are_not_finite_are_named():
             play(pool)
 
 
+def test_a_pool_goes_on_from_its_state():
+    """The keys, from which the coming episodes follow, are numbers there."""
+    env = toys.Uneven()
+    with DevicePool(env, N, 0) as pool, DevicePool(env, N, 1) as other:
+        pool.reset()
+        other.reset()
+        play(pool, 7)
+        state = pool.state()
+        assert state is not None and state["keys"].dtype == np.uint32
+        other.set_state(state)
+        for mine, theirs in zip(play(pool, 14), play(other, 14), strict=True):
+            jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+
+
+def test_a_pool_tells_what_an_environment_takes():
+    pool = DevicePool(toys.Aim(), N, 0)
+    # Steps and two draws; the observation; return, length and number of the episode.
+    assert pool.bytes_on_device() == 4 * (3 + 3 + 3)
+
+
 def test_a_picture_is_refused_in_one_sentence():
     env = OnHost(toys.Aim(), 0)
     env.reset()

@@ -23,8 +23,19 @@ def test_the_need_is_that_of_the_arrays():
         leaves = jax.tree.leaves(jax.eval_shape(made))
         assert 2 * part == sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     assert need.work > 4 * pop.num_parameters()
+    # Two states of each environment on the device, those that evaluate included.
+    envs = memory.need(pop, evaluated=3, env_bytes=10).envs
+    assert need.envs == 0 and envs == 2 * 10 * (pop.num_envs + 3)
     # Planning for 1000 states at once takes more than learning.
     assert memory.need(pop, evaluated=1000).work > need.work
+
+
+def test_environments_on_the_device_are_told_where_there_are_some():
+    text = "10.0 MiB a member: replay 6.0 MiB, agent 3.0 MiB, work about 1.0 MiB"
+    assert NEED.describe() == text
+    more = NEED._replace(envs=2 * MIB)
+    assert more.describe() == f"12{text[2:]}, environments 2.0 MiB"
+    assert Room("a card", 24 * MIB, 4, 4).fitting(more) == 2
 
 
 def test_members_that_fit_are_counted():

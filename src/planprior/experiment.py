@@ -20,9 +20,11 @@ from planprior.sweep import Choice, Member, Numbers
 FORMAT = 1
 """Version of `config.json`."""
 
-FREE = ("steps", "run_dir", "workers", "save_minutes", "tensorboard", "wandb")
-"""Fields that may differ when a training goes on: they do not change what is learned,
-only how far it goes and where it is shown."""
+FREE = (
+    *("steps", "run_dir", "workers", "loop", "save_minutes", "tensorboard", "wandb"),
+)
+"""Fields that may differ when a training goes on: they do not change what is learned
+(`loop` no more than by rounding), only how far it goes and where it is shown."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class TrainConfig(Checked):
         workers: Processes that step the environments: auto, or a number (0 is none).
         pool: envpool steps the environments in C++ threads, as many as `workers` says:
             faster, for tasks of dm_control that it simulates equally.
+        loop: Where the loop runs: on the device, act, step, remember and learn are one
+            program of many decisions, which only environments that are JAX programs
+            allow; auto is the device for these, the host for all others.
         precision: Of matrix products: float32; on a GPU tensorfloat32_x3 (as exact),
             tensorfloat32 or bfloat16 (coarser) are faster.
         save_minutes: Minutes between checkpoints, beside those at evaluations.
@@ -93,6 +98,7 @@ class TrainConfig(Checked):
     overlap: bool = True
     workers: str = "auto"
     pool: Literal["envpool"] | None = None
+    loop: Literal["auto", "device", "host"] = "auto"
     precision: Literal["float32", "tensorfloat32", "tensorfloat32_x3", "bfloat16"] = (
         "float32"
     )
@@ -151,6 +157,23 @@ class TrainConfig(Checked):
         given = _prior_weights(self) | settings.parse(self.settings)
         swept = {name: x for name, x in given.items() if isinstance(x, tuple)}
         return sweep.choices(self.seeds or (self.seed,), swept)
+
+    def loops_on_device(self, task: str, on_device: bool) -> bool:
+        """Whether the loop runs on the device.
+
+        Args:
+            task: The task's name.
+            on_device: Whether its environments are JAX programs.
+
+        Raises:
+            ValueError: It cannot, and was asked to.
+        """
+        if self.loop == "device" and not on_device:
+            raise ValueError(
+                f"TrainConfig.loop is 'device', but the environments of {task} are no "
+                "JAX programs; it must be 'auto' or 'host'"
+            )
+        return on_device and self.loop != "host"
 
     def num_workers(self) -> int | str:
         """Worker processes, for `envs.make_pool`."""

@@ -56,6 +56,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
     with ExitStack() as stack:
         seeds = [choice.seed for choice in config.choices()]
         pool = stack.enter_context(_pool(config, config.num_envs, seeds))
+        config.loops_on_device(pool.spec.name, pool.on_device)
         experiment = experiments.resolve(
             config,
             pool.spec,
@@ -74,7 +75,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         with _folder(experiment, start, console) as (run, progress):
             stop = stack.enter_context(runtime.GracefulStop())
             population = _population(experiment)
-            need = _need(experiment, population)
+            need = _need(experiment, population, pool)
             _introduce(experiment, population, need, pool, console)
             _tell_start(start, console)
             tools = pool, evaluation_pool, run, saving, progress, stop
@@ -170,11 +171,13 @@ def _prepare(
 ):
     """Build the training; only from here on is memory taken."""
     from planprior import memory
+    from planprior.device_training import DeviceTraining
     from planprior.training import Tools, Training
 
     memory.check(need, memory.room(population))
     tools = Tools(pool, evaluation_pool, run, saving, progress, lambda: stop.requested)
-    return Training(experiment, population, tools)
+    on_device = experiment.train.loops_on_device(pool.spec.name, pool.on_device)
+    return (DeviceTraining if on_device else Training)(experiment, population, tools)
 
 
 def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
@@ -203,10 +206,11 @@ def _begin_from(path: str, training: Any, console: Console) -> None:
     console.print(f"from {path}: {taken.sentence()}", soft_wrap=True, markup=False)
 
 
-def _need(experiment: Experiment, population: Any) -> Any:
+def _need(experiment: Experiment, population: Any, pool: Pool) -> Any:
     from planprior import memory
 
-    return memory.need(population, experiment.train.eval_episodes)
+    each = pool.bytes_on_device()
+    return memory.need(population, experiment.train.eval_episodes, each)
 
 
 def _introduce(
@@ -217,7 +221,7 @@ def _introduce(
     machine = runtime.describe()
     parameters = population.num_parameters()
     members = experiment.members
-    _, why = choose_workers(len(members) * train.num_envs, train.num_workers())
+    where = _describe_loop(train, len(members) * train.num_envs, pool)
     lines = [
         f"{spec.name}: {spec.observation_dim} observations, {spec.action_dim} actions, "
         f"{spec.episode_length} decisions of {spec.action_repeat} env steps an episode",
@@ -226,7 +230,7 @@ def _introduce(
         f"on {machine['device']} ({machine['platform']}, {machine['cpu_cores']} CPU "
         f"cores), products in {train.precision}",
         f"replay of {experiment.capacity:,} rows; memory of {need.describe()}",
-        f"environments {pool.where or why}",
+        f"environments {where}",
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
     ]
@@ -239,6 +243,15 @@ def _introduce(
         lines += [f"member {i}: {m.describe()}" for i, m in enumerate(members)]
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _describe_loop(train: TrainConfig, num_envs: int, pool: Pool) -> str:
+    """Where environments are stepped, and why there or how."""
+    if not pool.on_device:
+        return pool.where or choose_workers(num_envs, train.num_workers())[1]
+    if not train.loops_on_device(pool.spec.name, pool.on_device):
+        return f"{pool.where}, step by step (--loop host)"
+    return f"{pool.where}, where acting, stepping and learning are one program"
 
 
 def _tell_start(start: Start | None, console: Console) -> None:

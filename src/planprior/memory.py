@@ -22,11 +22,13 @@ class Need(NamedTuple):
         agent: Networks, their slow copies, and the optimisers' moments.
         work: About what its programs use besides: an estimate, since only a compiled
             program tells, and compiling takes longer than many a training.
+        envs: Its environments, where they are on the device.
     """
 
     replay: int
     agent: int
     work: int
+    envs: int = 0
 
     @property
     def total(self) -> int:
@@ -35,16 +37,19 @@ class Need(NamedTuple):
 
     def describe(self) -> str:
         """The sum and its parts."""
-        replay, agent, work, total = map(format_bytes, (*self, self.total))
-        return f"{total} a member: replay {replay}, agent {agent}, work about {work}"
+        replay, agent, work, envs, total = map(format_bytes, (*self, self.total))
+        text = f"{total} a member: replay {replay}, agent {agent}, work about {work}"
+        return f"{text}, environments {envs}" if self.envs else text
 
 
-def need(population: Population, evaluated: int = 0) -> Need:
+def need(population: Population, evaluated: int = 0, env_bytes: int = 0) -> Need:
     """What each member of a population needs.
 
     Args:
         population: The population; nothing of it has to exist.
         evaluated: Environments of a member that evaluate, and are planned for at once.
+        env_bytes: Bytes of one environment on the device; there are two states of each,
+            before and after a step.
     """
     spec, config = population.spec, population.config
     agents = jax.tree.leaves(jax.eval_shape(population.init))
@@ -57,6 +62,7 @@ def need(population: Population, evaluated: int = 0) -> Need:
         work=max(
             plan, reanalysis_bytes(spec, config), update_bytes(spec, config) + learned
         ),
+        envs=2 * env_bytes * (population.num_envs + evaluated),
     )
 
 
@@ -120,7 +126,8 @@ class Room(NamedTuple):
 
         def taken(count: int) -> int:
             working = min(count, self.working)
-            return count * (need.replay + need.agent) + working * need.work
+            kept = need.replay + need.agent + need.envs
+            return count * kept + working * need.work
 
         return max(n for n in range(self.members + 1) if taken(n) <= self.free)
 

@@ -70,6 +70,7 @@ class Placement:
         *,
         static: Sequence[str] = (),
         donate: int | Sequence[int] = (),
+        shared: Sequence[int] = (),
     ) -> Any:
         """`jax.jit` of a program of members, which each device runs for its own.
 
@@ -78,20 +79,26 @@ class Placement:
                 arrays [P, …].
             static: Names of its keyword arguments that are no arrays.
             donate: Positions of arguments that are used up.
+            shared: Positions of arguments that hold arrays of no member, which every
+                device gets whole.
         """
-        return jax.jit(
-            self._on_each_device(program), static_argnames=static, donate_argnums=donate
-        )
+        spread = self._on_each_device(program, frozenset(shared))
+        return jax.jit(spread, static_argnames=static, donate_argnums=donate)
 
-    def _on_each_device(self, program: Callable[..., Any]) -> Callable[..., Any]:
+    def _on_each_device(
+        self, program: Callable[..., Any], shared: frozenset[int]
+    ) -> Callable[..., Any]:
         if self.sharding is None:
             return program
         sharding = self.sharding
 
         def spread(*args: Any, **static: Any) -> Any:
             here = functools.partial(program, **static)
-            specs = jax.tree.map(_spec, args)
-            # Nothing is shared but scalars, so there is nothing to check.
+            specs = tuple(
+                PartitionSpec() if i in shared else jax.tree.map(_spec, arg)
+                for i, arg in enumerate(args)
+            )
+            # What is shared is only read, so there is nothing to check.
             return jax.shard_map(
                 here, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec,
                 check_vma=False,

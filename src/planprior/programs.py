@@ -34,6 +34,10 @@ MemberMetrics = dict[str, Num[Array, "P"]]
 OTHER_FAULT, ACTION_FAULT = len(WATCHED) + 1, len(WATCHED) + 2
 
 
+PLAN_METRICS = ("plan_value", "plan_elite_std", "plan_effective_elites", "plan_nan")
+"""What plans tell, averaged over E."""
+
+
 class Purpose(IntEnum):
     """What a key is for."""
 
@@ -126,16 +130,16 @@ class Programs:
         self._map = functools.partial(map_members, num_members=placement.members_each)
         compiled = placement.compile
         self.init = compiled(self._init_program)
-        self.act = compiled(self._act_program, static=["explore"])
+        self.act = compiled(self.act_program, static=["explore"])
         self.act_without_planning = compiled(jax.vmap(agent.act_without_planning))
-        self.act_randomly = compiled(self._random_program)
+        self.act_randomly = compiled(self.random_program)
         self.update = compiled(
-            self._update_program,
+            self.update_program,
             static=["num_updates", "learn_policy"],
             donate=0 if self._donates() else (),
         )
-        self.reanalyse = compiled(self._reanalyse_program, donate=1)
-        self.add = compiled(self._add_program, donate=0)
+        self.reanalyse = compiled(self.reanalyse_program, donate=1)
+        self.add = compiled(self.add_program, donate=0)
         self.begin = compiled(self._begin_program, donate=0)
         self.unpack = compiled(self._unpack_program)
         self.init_replay = jax.jit(
@@ -170,7 +174,7 @@ class Programs:
         sizes = (spec.observation_dim, spec.action_dim, self.config.horizon)
         return (self.num_envs, capacity, *sizes)
 
-    def _act_program(
+    def act_program(
         self,
         agents: AgentState,
         observation: Float[Array, "P E O"],
@@ -183,6 +187,8 @@ class Programs:
         step: Int[Array, ""],
         explore: bool,
     ) -> tuple[Decision, MemberMetrics]:
+        """`act` before it is compiled; see `Population.act` and `evaluate`."""
+
         def one(state, observation, warm_start, reset, hypers, key) -> Plan:
             return agent.act(
                 state, observation, warm_start, reset, hypers, self.config, key=key,
@@ -194,13 +200,10 @@ class Programs:
         finite = jnp.all(jnp.isfinite(plan.action), axis=(1, 2))
         fault = _first_fault(fault, ~finite, ACTION_FAULT)
         healthy = fault == 0
-        told = {
-            "plan_value": plan.value,
-            "plan_elite_std": plan.elite_std,
-            "plan_effective_elites": plan.effective_elites,
-            "plan_nan": plan.nan_count.astype(jnp.float32),
-        }
-        metrics = {name: jnp.mean(x, axis=1) for name, x in told.items()}
+        nan_count = plan.nan_count.astype(jnp.float32)
+        told = (plan.value, plan.elite_std, plan.effective_elites, nan_count)
+        means = [jnp.mean(x, axis=1) for x in told]
+        metrics: MemberMetrics = dict(zip(PLAN_METRICS, means, strict=True))
         has_plan = jnp.broadcast_to(healthy[:, None], reset.shape)
         made = (plan.action, plan.target, plan.mean)
         nothing = jax.tree.map(jnp.zeros_like, made)
@@ -208,7 +211,8 @@ class Programs:
         for_host = _pack(action, fault)
         return Decision(action, target, has_plan, mean, fault, for_host), metrics
 
-    def _random_program(self, keys: Key[Array, "P"], step: Int[Array, ""]) -> Decision:
+    def random_program(self, keys: Key[Array, "P"], step: Int[Array, ""]) -> Decision:
+        """`act_randomly` before it is compiled."""
         actions, horizon = (self.num_envs, self.spec.action_dim), self.config.horizon
 
         def one(key: PRNGKey) -> Float[Array, "E A"]:
@@ -243,13 +247,14 @@ class Programs:
             first=~no,
         )
 
-    def _add_program(
+    def add_program(
         self,
         replay: Replay,
         decision: Decision,
         seen: Seen,
         update_count: Int[Array, ""],
     ) -> Replay:
+        """`add` before it is compiled; see `Population.add`."""
         row = Transition(
             observation=seen.observation,
             action=decision.action,
@@ -292,7 +297,7 @@ class Programs:
 
         return jax.vmap(one)(replay, self._keys_for(keys, Purpose.SAMPLE, count))
 
-    def _update_program(
+    def update_program(
         self,
         agents: AgentState,
         replay: Replay,
@@ -304,6 +309,8 @@ class Programs:
         num_updates: int,
         learn_policy: bool,
     ) -> tuple[AgentState, MemberMetrics]:
+        """`update` before it is compiled; see `Population.update`."""
+
         def one(state, batch, hypers, key, fault, *, telling) -> Any:
             return agent.update(
                 state, batch, hypers, self.config, key=key, learn_policy=learn_policy,
@@ -330,7 +337,7 @@ class Programs:
         last = jax.tree.map(lambda x: x[-1], metrics)
         return agents, last | {"nan_metrics": nan_metrics}
 
-    def _reanalyse_program(
+    def reanalyse_program(
         self,
         agents: AgentState,
         replay: Replay,
@@ -338,6 +345,19 @@ class Programs:
         keys: Key[Array, "P"],
         update_count: Int[Array, ""],
     ) -> Replay:
+        """`reanalyse` before it is compiled; see `Population.reanalyse`."""
+        fresh = self.plan_again(agents, replay, hypers, keys, update_count)
+        return self.write_plans(replay, *fresh, update_count)
+
+    def plan_again(
+        self,
+        agents: AgentState,
+        replay: Replay,
+        hypers: Hypers,
+        keys: Key[Array, "P"],
+        update_count: Int[Array, ""],
+    ) -> tuple[Any, Gaussian]:
+        """Slices whose states are planned at again, and the new plans."""
         # The same keys as in the update to come, hence the same slices: it reads the
         # new plans from the replay.
         batch, slices = self.sample(replay, keys, update_count)
@@ -347,8 +367,13 @@ class Programs:
             return plan.target
 
         plan_keys = self._keys_for(keys, Purpose.REANALYSE, update_count)
-        plans = self._map(one)(agents, batch, hypers, plan_keys)
-        write = functools.partial(rows.write_plans, update_count=update_count)
+        return slices, self._map(one)(agents, batch, hypers, plan_keys)
+
+    def write_plans(
+        self, replay: Replay, slices: Any, plans: Gaussian, count: Int[Array, ""]
+    ) -> Replay:
+        """Put new plans in the place of old ones."""
+        write = functools.partial(rows.write_plans, update_count=count)
         return jax.vmap(write)(replay, slices, plans)
 
     def _keys_for(

@@ -233,10 +233,13 @@ def _empty_rows(
 def _add_one(replay: Replay, row: Transition, mask: Bool[Array, ""]) -> Replay:
     """`add` for one environment."""
     capacity = replay.starts.shape[-1]
+    # Always that; but it is known only after the queue was read for the row before, or
+    # the compiler might write first and read from a copy.
+    past_end = capacity + (replay.starts_removed < 0)
 
     def write(ring: Array, value: Array, index: Array, where: Array) -> Array:
         # An index past the end is dropped; a `where` over the result would copy it.
-        index = jnp.where(where, index % capacity, capacity)
+        index = jnp.where(where, index % capacity, past_end)
         return ring.at[index].set(value, mode="drop")
 
     def write_row(ring: Array, value: Array) -> Array:

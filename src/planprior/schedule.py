@@ -65,8 +65,8 @@ class Schedule(NamedTuple):
     @property
     def pretraining(self) -> int:
         """Gradient steps before the first planned action."""
-        first = -(-self.seed_decisions // self.num_envs)
-        return self.updates_due(first)
+        due = self.updates_due(-(-self.seed_decisions // self.num_envs))
+        return due - due % self.updates_at_once
 
     @property
     def updates_at_once(self) -> int:

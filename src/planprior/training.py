@@ -10,7 +10,7 @@ from its place among the others, so it does what it would do alone.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -93,8 +93,8 @@ class Training:
         self.replay: Replay = population.init_replay()
         self._warm_start = population.cold_start()
         self._shares = Shares()
-        self._metrics: dict[str, jax.Array] = {}
-        self._plan_metrics: dict[str, jax.Array] = {}
+        self._metrics: Mapping[str, Any] = {}
+        self._plan_metrics: Mapping[str, Any] = {}
         self._fault: Any = population.no_fault()
         self._reporter = Reporter(
             experiment.members,
@@ -244,6 +244,7 @@ class Training:
         ]
 
     def _step(self) -> None:
+        """Make one decision, and what belongs to it."""
         counters, shares = self.counters, self._shares
         planned_at = counters.updates
         with shares.section("plan"):
@@ -268,8 +269,10 @@ class Training:
             self._learn_beside(counters.decisions)
         with shares.section("update"):
             jax.block_until_ready(self._metrics)
-        if fault.any():
-            self._fault = np.where(fault != 0, fault, self._fault)
+        self._add_faults(fault)
+        self._count_seconds()
+        if self.schedule.logs(counters.decisions):
+            self._log(self._take_shares())
 
     def _catch_up(self) -> None:
         """Make the gradient steps that were missed, unless told to stop."""
@@ -357,6 +360,11 @@ class Training:
 
     # --- Members that diverge ---------------------------------------------------------
 
+    def _add_faults(self, fault: np.ndarray) -> None:
+        """Take faults of plans beside those of updates."""
+        if fault.any():
+            self._fault = np.where(fault != 0, fault, self._fault)
+
     def _note_faults(self, fault: Any = None) -> None:
         """Report members that were frozen since the last call.
 
@@ -381,15 +389,15 @@ class Training:
     # --- Between steps ----------------------------------------------------------------
 
     def _after_step(self) -> None:
-        train, step = self.experiment.train, self.env_steps
-        self.counters.seconds = time.monotonic() - self._clock
-        self.tools.progress.update(step)
-        if self.schedule.logs(self.counters.decisions):
-            self._log()
+        self.tools.progress.update(self.env_steps)
+        minutes = self.experiment.train.save_minutes
         if self._evaluation_due():
             self.evaluate()
-        elif time.monotonic() - self._saved_at > 60 * train.save_minutes:
+        elif time.monotonic() - self._saved_at > 60 * minutes:
             self.save()
+
+    def _count_seconds(self) -> None:
+        self.counters.seconds = time.monotonic() - self._clock
 
     def _evaluation_due(self) -> bool:
         """Whether the last decision passed a multiple that was not evaluated."""
@@ -398,14 +406,19 @@ class Training:
         passed = step // every > before // every and self.counters.updates > 0
         return passed and self.counters.evaluated_at < step
 
-    def _log(self) -> None:
-        self._note_faults()
+    def _take_shares(self) -> dict[str, float]:
+        """How time was spent since this was last asked."""
         shares = self._shares.shares()
         self._shares.reset()
-        metrics = jax.device_get(self._metrics)
+        return shares
+
+    def _log(self, shares: Mapping[str, float]) -> None:
+        """Log the last update and plan, and how time was spent."""
+        self._note_faults()
+        metrics = jax.device_get(dict(self._metrics))
         if metrics:
             del metrics["fault"]
-            metrics |= jax.device_get(self._plan_metrics)
+            metrics |= jax.device_get(dict(self._plan_metrics))
         self._reporter.updates(metrics, shares, self.counters)
 
     # --- Evaluating -------------------------------------------------------------------
@@ -427,7 +440,7 @@ class Training:
                 bad = ~found.finite & (np.asarray(self._fault) == 0)
                 self._fault = np.where(bad, ACTION_FAULT, self._fault)
         self._note_faults()
-        self.counters.seconds = time.monotonic() - self._clock
+        self._count_seconds()
         self.counters.evaluated_at = self.env_steps
         self.save(self._reporter.evaluation(scores, self.counters))
         return True

@@ -438,6 +438,10 @@ class Pool(ABC):
         self._due = "send"
         return self._rows.reset_observation.copy()
 
+    def bytes_on_device(self) -> int:
+        """Return what each environment takes of the memory of JAX's device."""
+        return 0
+
     def close(self) -> None:
         """Close every environment; the pool cannot be used afterwards."""
         self._due = "nothing: it is closed"

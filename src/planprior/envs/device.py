@@ -3,15 +3,15 @@
 What an environment of one's own must offer is `DeviceEnv`, written for one
 environment; `begin` and `advance` map it over N, count steps and begin the next episode
 where one ended. They can be part of a larger compiled program, which is what
-`device_training.py` makes of them; `DevicePool` wraps them for everything that is
-written for pools.
+`device_loop.py` makes of them; `DevicePool` wraps them for everything that is written
+for pools, and keeps them for that program.
 
 Environment i's randomness follows from its key and from the number of its episode, so
 it is the same however many there are and however their steps are compiled.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -218,6 +218,7 @@ def advance(
         Where they are now, and the step, whose arrays are JAX's.
     """
     state, reply = jax.vmap(env.step)(envs.state, jnp.clip(action, -1.0, 1.0))
+    state = _typed(state, state)
     length = envs.episode_length + 1
     returns = envs.episode_return + reply.reward
     truncated = (length >= env.spec.episode_length) & ~reply.terminated
@@ -279,10 +280,10 @@ def _reset(
 
 
 def _typed(state: State, like: State) -> State:
-    """A state with the types of another one.
+    """A state with the types of another one, none of them weak.
 
     A simulator may start with a whole number where it goes on with a fraction, which no
-    loop could carry.
+    loop could carry; and a program is compiled anew for what is only weakly typed.
     """
     return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), state, like)
 
@@ -292,6 +293,9 @@ class DevicePool(Pool):
 
     Attributes:
         env: What is mapped over the environments.
+        envs: Where they are; a compiled loop goes on from there, and says by `settle`
+            where it has left them.
+        keys: Theirs, see `begin`.
     """
 
     on_device = True
@@ -303,9 +307,9 @@ class DevicePool(Pool):
         """Prepare; the programs are compiled when they are first used."""
         super().__init__(env.spec, num_envs)
         self.env = env
-        self._keys = env_keys(env_seeds(seed, num_envs))
+        self.keys = env_keys(env_seeds(seed, num_envs))
         self._episode = jnp.zeros(num_envs, jnp.int32)
-        self._envs: Envs | None = None
+        self.envs: Envs | None = None
         self._answer: Any = None
         self._begin = jax.jit(lambda *args: begin(env, *args))
         self._advance = jax.jit(lambda *args: advance(env, *args))
@@ -316,21 +320,62 @@ class DevicePool(Pool):
     def _rows(self) -> Rows:
         return self._arrays
 
+    def state(self) -> dict[str, Any]:
+        """Return what the coming steps depend on; any environment can tell here."""
+        self._expect("send", "state")
+        return {
+            "envs": jax.tree.map(_plain, self.envs),
+            "keys": _plain(self.keys),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Go on from what `state` returned; return what is seen there, [N, O]."""
+        envs: Envs = jax.tree.map(_like, self.envs, state["envs"])
+        self.envs, self.keys = envs, _like(self.keys, state["keys"])
+        self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
+        self._due = "send"
+        return np.array(envs.observation)
+
+    def bytes_on_device(self) -> int:
+        """Return what each environment takes between two steps; it is not made yet."""
+        episode = jnp.zeros(1, jnp.int32)
+        envs = jax.eval_shape(lambda: begin(self.env, self.keys[:1], episode))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(envs))
+
+    def settle(self, envs: Envs, last: Step) -> None:
+        """Take over where a compiled loop has left the environments.
+
+        Args:
+            envs: Where they are.
+            last: Their last step, which is checked as if the pool had made it.
+
+        Raises:
+            EnvError: It broke the contract.
+        """
+        self._expect("send", "settle")
+        self.envs, self._answer = envs, jax.device_get(last)
+        self._returns[:] = self._answer.episode_return - self._answer.reward
+        self._lengths[:] = self._answer.episode_length - 1
+        self._recv()
+        self._collect()
+
     def _reset(self, seeds: Sequence[int] | None) -> None:
         if seeds is not None:
-            self._keys = env_keys(seeds)
+            self.keys = env_keys(seeds)
             self._episode = jnp.zeros(self.num_envs, jnp.int32)
-        elif self._envs is not None:
-            self._episode = self._envs.episode + 1
-        envs = self._begin(self._keys, self._episode)
+        elif self.envs is not None:
+            self._episode = self.envs.episode + 1
+        envs = self._begin(self.keys, self._episode)
         self._arrays.observation[:] = envs.observation
         self._arrays.reset_observation[:] = envs.observation
-        self._envs = envs
+        self.envs = envs
 
     def _send(self) -> None:
         # A copy: the rows are written again while the device may still read.
         action = jnp.array(self._arrays.action)
-        self._envs, self._answer = self._advance(self._envs, action, self._keys)
+        self.envs, self._answer = self._advance(self.envs, action, self.keys)
 
     def _recv(self) -> None:
         for name, value in jax.device_get(self._answer)._asdict().items():
@@ -338,7 +383,21 @@ class DevicePool(Pool):
                 getattr(self._arrays, name)[:] = value
 
     def _close(self) -> None:
-        self._envs = self._answer = None
+        self.envs = self._answer = None
+
+
+def _plain(leaf: Array) -> Array:
+    """Numbers that a file can hold, of a key or of any array."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    # A clone: what is drawn from a key may not follow its being looked at.
+    return jax.random.key_data(jax.random.clone(leaf)) if is_key else leaf
+
+
+def _like(leaf: Array, plain: Array) -> Array:
+    """What `_plain` was given, `leaf` being another of its kind."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return plain
+    return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(leaf))
 
 
 class OnHost(Env):
