@@ -2,7 +2,7 @@
 
     python benchmarks/make_results.py
 
-It reads `results/*.csv`, which `benchmarks/collect.py` makes, and nothing else.
+It reads the `results/*.csv` that `benchmarks/collect.py` makes, and nothing else.
 """
 
 import argparse
@@ -86,6 +86,12 @@ def _rows(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def tables_of_runs(folder: Path) -> list[Path]:
+    """Tables of evaluations; there are tables of other things beside them."""
+    tables = sorted(folder.glob("*.csv"))
+    return [path for path in tables if any("env_steps" in r for r in _rows(str(path)))]
+
+
 def devices(run: Run) -> set[str]:
     """What a run was made on: the accelerator, or the CPU and its cores."""
     wanted = (run.task, run.method, run.seed)
@@ -164,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results"))
     folder = parser.parse_args().folder
-    runs = results.read(sorted(folder.glob("*.csv")))
+    runs = results.read(tables_of_runs(folder))
     by_task: dict[str, dict[str, list[Run]]] = {}
     for (task, label), of in results.groups(runs).items():
         by_task.setdefault(task, {})[label] = of
