@@ -170,13 +170,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results"))
     folder = parser.parse_args().folder
-    runs = results.read(tables_of_runs(folder))
+    tables = tables_of_runs(folder)
+    # Apart: a sweep repeats seeds that were trained alone, too.
+    sweeps = [path for path in tables if path.stem.startswith("sweep")]
+    runs = results.read([path for path in tables if path not in sweeps])
     by_task: dict[str, dict[str, list[Run]]] = {}
     for (task, label), of in results.groups(runs).items():
         by_task.setdefault(task, {})[label] = of
     parts = [HEAD]
     parts += [task_section(task, of, folder) for task, of in sorted(by_task.items())]
-    parts += sweep_section(runs, folder)
+    for of in (runs, *(results.read([path]) for path in sweeps)):
+        parts += sweep_section(of, folder)
     aside = folder / f".README.md.part{os.getpid()}"
     aside.write_text("\n".join(parts), encoding="utf-8")
     os.replace(aside, folder / "README.md")
