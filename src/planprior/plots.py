@@ -455,27 +455,37 @@ def sweep(runs: Sequence[Run], budgets: Sequence[float | int]) -> Any:
                 for (label, style), budget in zip(look.items(), budgets, strict=True)
             ]
             _sweep_axes(ax)
-            if any(shown):
-                ax.set_ylim(bottom=min(0.0, *(y for line in shown for y in line), 0.0))
+            _around(ax, [y for line in shown for y in line])
             ax.set_title(task)
         _outer_labels(axes)
         _legend(figure, axes)
         return figure
 
 
+def _around(ax: Any, returns: Sequence[float]) -> None:
+    """Show what was returned; intervals of two or three seeds are far wider."""
+    if returns:
+        low, high = min(0.0, *returns), max(0.0, *returns)
+        ax.set_ylim(low - 0.02 * (high - low), high + 0.15 * (high - low) or 1.0)
+
+
 def _sweep_line(
     ax: Any, runs: Sequence[Run], budget: float, label: str, look: Look
 ) -> list[float]:
-    """Draw the line of one budget; return its means."""
+    """Draw the line of one budget, its seeds as dots; return what these reached."""
     weights = sorted({run.prior_weight for run in runs if run.prior_weight is not None})
     found: dict[float, Estimate] = {}
+    seeds: list[tuple[float, float]] = []
     for w in weights:
         same = [run for run in runs if run.prior_weight == w]
         at = results.summarise(same, np.array([float(budget)])).at(budget)
         if at:
             found[w] = at
+        alone = [results.summarise([r], np.array([float(budget)])) for r in same]
+        seeds += [(w, one.mean) for c in alone if (one := c.at(budget))]
     if not found:
         return []
+    ax.plot(*zip(*seeds, strict=True), ".", ms=4, alpha=0.6, color=look.color)
     mean, low, high, _ = np.array(list(found.values())).T
     ends = np.nan_to_num(np.array([mean - low, high - mean]))
     style = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker}
@@ -483,7 +493,7 @@ def _sweep_line(
         list(found), mean, ends, ms=5, capsize=3, lw=1.6, elinewidth=1, label=label,
         **style,
     )  # fmt: skip
-    return mean.tolist()
+    return [reached for _, reached in seeds]
 
 
 def _sweep_axes(ax: Any) -> None:
