@@ -1,5 +1,6 @@
 """Files that were changed at random, a few of each kind; more: `benchmarks/fuzz.py`."""
 
+import copy
 import json
 import random
 
@@ -133,13 +134,30 @@ def test_a_name_in_a_file_stays_within_its_sentence(tmp_path):
     assert str(error.value).isprintable()
 
 
-def test_lengths_that_are_no_whole_numbers_are_refused():
-    spec = EnvSpec("x", 3, 1, 10)
+SPEC = EnvSpec("x", 3, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "allowed"),
+    [
+        (SPEC, "observation_dim", 3.0, "a whole number"),
+        (SPEC, "can_terminate", [], "true or false"),
+        (SPEC, "name", ["x"], "a text"),
+        (NetworkConfig(), "num_bins", True, "a whole number"),
+        (NetworkConfig(), "symlog_max", [1.0], "a number"),
+        (Config().prior, "kind", {}, "a text"),
+        (Config().prior, "adaptive", [], "true or false"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(owner, name, value, allowed):
+    """A list for a switch got as far as the programs, which cannot be told by it."""
+    changed = copy.copy(owner)
     # As a file does; here the tests' check of types would be first.
-    object.__setattr__(spec, "observation_dim", 3.0)
-    sentence = r"EnvSpec\.observation_dim is 3\.0; it must be a whole number"
-    with pytest.raises(ValueError, match=sentence):
-        spec.__post_init__()
+    object.__setattr__(changed, name, value)
+    field = f"{type(owner).__name__}.{name}"
+    with pytest.raises(ValueError) as error:
+        changed.__post_init__()
+    assert str(error.value) == f"{field} is {value!r}; it must be {allowed}"
 
 
 @pytest.mark.parametrize(

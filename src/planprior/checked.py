@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+import numbers
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,9 +33,26 @@ def require(holds: bool, owner: str, name: str, value: object, allowed: str) -> 
         raise ValueError(f"{owner}.{name} is {value!r}; it must be {allowed}")
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+KINDS: dict[object, tuple[Callable[[object], bool], str]] = {
+    int: (_whole, "a whole number"),
+    float: (_real, "a number"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    str: (lambda value: isinstance(value, str), "a text"),
+}
+"""By annotation: what a value must satisfy, and how that is called."""
+
+
 @dataclass(frozen=True)
 class Checked:
-    """Checks every `Literal` field, and that whole numbers are whole."""
+    """Checks every `Literal` field, and that numbers, switches and texts are such."""
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
@@ -42,9 +60,9 @@ class Checked:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             _check_choice(owner, f.name, value, hints[f.name])
-            if hints[f.name] is int:
-                whole = isinstance(value, int) and not isinstance(value, bool)
-                require(whole, owner, f.name, value, "a whole number")
+            if hints[f.name] in KINDS:
+                is_one, allowed = KINDS[hints[f.name]]
+                require(is_one(value), owner, f.name, value, allowed)
 
     def at_least(self, least: int, *names: str) -> None:
         """Check that the named fields are not below `least`."""

@@ -30,6 +30,14 @@ class EnvSpec:
     has_success: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ValueError(f"EnvSpec.name is {self.name!r}; it must be a text")
+        for field in ("can_terminate", "has_success"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise ValueError(
+                    f"EnvSpec.{field} is {value!r}; it must be true or false"
+                )
         lengths = ("observation_dim", "action_dim", "episode_length", "action_repeat")
         for field in lengths:
             value = getattr(self, field)
