@@ -12,7 +12,7 @@ from rich.console import Console
 
 import toys
 from planprior import checkpoint, launch, training
-from planprior.acting import Agent
+from planprior.acting import Agent, Which
 from planprior.checkpoint import CheckpointError, Checkpoints
 from planprior.envs.base import EnvError
 from planprior.experiment import TrainConfig
@@ -161,7 +161,7 @@ def half_frozen(tmp_path_factory):
     return folder, *train(folder, seeds=SEEDS, settings=TINY | DIVERGING)
 
 
-def state(folder, member, checkpoint="latest"):
+def state(folder, member, checkpoint: Which = "latest"):
     return Agent.load(folder, member=member, checkpoint=checkpoint).state
 
 
