@@ -227,12 +227,18 @@ def test_what_cannot_be_loaded_is_one_sentence(finished, tmp_path):
 # --- Variants -------------------------------------------------------------------------
 
 
+UNEVEN = {
+    "method": "bmpc",
+    "num_envs": 2,
+    "buffer_size": 60,
+    "settings": TINY | {"reanalysis.interval": 3},
+}
+
+
 @pytest.mark.parametrize("overlap", [True, False])
 def test_episodes_that_end_at_different_times(tmp_path, overlap):
     folder = tmp_path / "run"
-    result, _ = train(
-        folder, "toys:uneven", num_envs=3, overlap=overlap, method="bmpc", steps=180
-    )
+    result, _ = train(folder, "toys:uneven", **UNEVEN, overlap=overlap, steps=180)
     assert result.finished
     rows = events(folder, "episode")
     lengths = {row["episode_length"] for row in rows}
@@ -350,8 +356,7 @@ def test_stopped_and_resumed_it_is_as_if_never_stopped(
 
     The stops fall into the pretraining, into an evaluation, and between steps.
     """
-    changes = {"method": "bmpc", "num_envs": 2, "buffer_size": 60, "overlap": overlap}
-    changes |= {"steps": 240, "settings": TINY | {"reanalysis.interval": 3}}
+    changes = UNEVEN | {"overlap": overlap, "steps": 240}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(whole, "toys:steady", **changes)
     for questions in stops:

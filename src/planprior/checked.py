@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import numbers
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ def _whole(value: object) -> bool:
 
 
 def _real(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 KINDS: dict[object, tuple[Callable[[object], bool], str]] = {
