@@ -27,23 +27,15 @@ jax.config.update("jax_debug_key_reuse", True)
 LONG = ("training", "updates", "members", "terminations", "probes", "population")
 """Files that begin first, for two processes to end at about the same time."""
 
-TOGETHER = {"test_cli": "test_training"}
-"""Files that train with the programs of another."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares programs in one process, and bring what takes long forward."""
-    names = [f"test_{name}" for name in LONG]
-
-    def group(item: pytest.Item) -> str:
-        return TOGETHER.get(item.path.stem, item.path.stem)
+    """Bring the files that take longest to the front."""
+    names = [f"test_{name}.py" for name in LONG]
 
     def place(item: pytest.Item) -> int:
-        return names.index(group(item)) if group(item) in names else len(names)
+        return names.index(item.path.name) if item.path.name in names else len(names)
 
     items.sort(key=place)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
