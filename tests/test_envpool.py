@@ -282,7 +282,8 @@ def test_rows_are_those_of_dm_control(task):
 def test_an_end_is_that_of_dm_control():
     theirs, ours = both("pendulum-swingup")
     with theirs, ours:
-        ours.reset(), theirs.reset()
+        ours.reset()
+        theirs.reset()
         for action in np.random.default_rng(0).uniform(-1, 1, (503, 2, 1)):
             check_equal(ours.step(action), theirs.step(action))
 
