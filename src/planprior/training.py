@@ -437,8 +437,7 @@ class Training:
                 if found is None:
                     return False
                 scores[mode] = found
-                bad = ~found.finite & (np.asarray(self._fault) == 0)
-                self._fault = np.where(bad, ACTION_FAULT, self._fault)
+                self._add_faults(np.where(found.finite, 0, ACTION_FAULT))
         self._note_faults()
         self._count_seconds()
         self.counters.evaluated_at = self.env_steps
