@@ -53,8 +53,14 @@ def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
     figure = plots.learning_curves({task: [*curves, *rivals]})
     path = plots.save(figure, folder / "figures" / f"{task}.svg")
     parts.append(f"![{task}]({path.relative_to(folder).as_posix()})\n")
-    head = ("method", "env steps", "planner", "policy", "hours", "device")
-    parts.append(table(head, [end_of(label, of) for label, of in groups.items()]))
+    ends = [end_of(label, of) for label, of in groups.items()]
+    head = ("method", "env steps", "planner", "policy", "success", "hours", "device")
+    kept = [
+        i
+        for i, name in enumerate(head)
+        if name != "success" or any(row[i] != "–" for row in ends)
+    ]
+    parts.append(table([head[i] for i in kept], [[r[i] for i in kept] for r in ends]))
     if verdicts:
         head = ("ours", "published", "env steps", "ours", "published", "difference")
         parts.append(table([*head, "verdict"], verdicts))
@@ -68,14 +74,18 @@ def end_of(label: str, runs: Sequence[Run]) -> list[str]:
     at = curve.at(last)
     assert at is not None
     end = np.array([last])
-    policy = results.values_at(runs, end, "policy_returns")
-    hours = results.values_at(runs, end, "seconds") / 3600
+
+    def mean(name: str, digits: int, unit: float = 1.0) -> str:
+        found = results.values_at(runs, end, name) / unit
+        return "–" if np.isnan(found).all() else f"{np.nanmean(found):.{digits}f}"
+
     return [
         label,
         f"{last:,.0f}",
         comparison.text(at, 1),
-        "–" if np.isnan(policy).all() else f"{np.nanmean(policy):.1f}",
-        "–" if np.isnan(hours).all() else f"{np.nanmean(hours):.2f}",
+        mean("policy_returns", 1),
+        mean("successes", 2),
+        mean("seconds", 2, 3600),
         ", ".join(sorted({d for run in runs for d in devices(run)})) or "?",
     ]
 
@@ -175,10 +185,12 @@ def main() -> None:
     sweeps = [path for path in tables if path.stem.startswith("sweep")]
     runs = results.read([path for path in tables if path not in sweeps])
     by_task: dict[str, dict[str, list[Run]]] = {}
-    for (task, label), of in results.groups(runs).items():
-        by_task.setdefault(task, {})[label] = of
+    for task in sorted({run.task for run in runs}):
+        # Each on its own: a label tells what differs between the runs of one task.
+        same = [run for run in runs if run.task == task]
+        by_task[task] = {label: of for (_, label), of in results.groups(same).items()}
     parts = [HEAD]
-    parts += [task_section(task, of, folder) for task, of in sorted(by_task.items())]
+    parts += [task_section(task, of, folder) for task, of in by_task.items()]
     for of in (runs, *(results.read([path]) for path in sweeps)):
         parts += sweep_section(of, folder)
     aside = folder / f".README.md.part{os.getpid()}"

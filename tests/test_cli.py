@@ -43,6 +43,13 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
         (["train", "x", "--horizn", "3"], "did you mean 'horizon'"),
         (["train", "cartpole-swingup", "--method", "tdmcp2"], "did you mean 'tdmpc2'"),
         (["train", "cartpole-swingup", "--steps", "0"], "steps is 0; it must be"),
+        (["trian"], "command is 'trian'; it must be one of train, eval"),
+        (["trian"], "did you mean 'train'?"),
+        (["train", "x", "--pool", "envpol"], "'envpol'"),
+        (["train", "x", "--steps", "many"], "--steps: invalid literal"),
+        (["eval", "x", "--mode", "plann"], "'plann'"),
+        (["train"], "Missing from planprior train: STR Task"),
+        (["eval", "x", "--nosuch", "3"], "Unrecognized options: --nosuch"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_a_status(

@@ -1,12 +1,15 @@
 """The command. Its subcommands are the files of `commands`."""
 
+import contextlib
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tyro
 
+from planprior.checked import nearest
 from planprior.commands import (
     bench,
     check_env,
@@ -22,6 +25,8 @@ from planprior.commands import (
     train,
 )
 from planprior.commands.splitting import split_settings
+
+DESCRIPTION = "Train and run planning agents whose planner is their prior."
 
 
 class Command(NamedTuple):
@@ -58,21 +63,55 @@ COMMANDS: Mapping[str, Command] = {
 def run(arguments: Sequence[str]) -> int:
     """Run a command; return its exit status."""
     arguments = [*arguments] or ["--help"]
+    if not arguments[0].startswith("-"):
+        require_command(arguments[0])
     names = COMMANDS[arguments[0]].names if arguments[0] in COMMANDS else None
     found: dict[str, Any] = {}
     if names:
         rest, found = split_settings(arguments[1:], names)
         arguments = [arguments[0], *rest]
-    options: Any = tyro.extras.subcommand_cli_from_dict(
-        {name: command.options for name, command in COMMANDS.items()},
-        prog="planprior",
-        description="Train and run planning agents whose planner is their prior.",
-        args=arguments,
-    )
+    options = parse(arguments)
     if names:
         options = dataclasses.replace(options, settings=found)
     command = next(c for c in COMMANDS.values() if isinstance(options, c.options))
     return command.run(options)
+
+
+def require_command(name: str) -> None:
+    """Raise ValueError, with the nearest name, unless there is such a command."""
+    if name not in COMMANDS:
+        allowed = ", ".join(COMMANDS)
+        hint = nearest(name, COMMANDS)
+        raise ValueError(f"command is {name!r}; it must be one of {allowed}{hint}")
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The options of a command, an instance of one of the classes of `COMMANDS`.
+
+    Raises:
+        ValueError: In one sentence, what tyro would tell in a box of several lines.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: command.options for name, command in COMMANDS.items()},
+                prog="planprior",
+                description=DESCRIPTION,
+                args=arguments,
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(_sentence(told.getvalue())) from None
+
+
+def _sentence(box: str) -> str:
+    """The first paragraph of an error in a box, without what is drawn around it."""
+    text = box.splitlines()[1:] if box.startswith("╭") else box.splitlines()
+    rows = [line.strip("│ ") for line in text]
+    until = next((i for i, row in enumerate(rows) if not row.strip("─╰╯")), len(rows))
+    return " ".join(rows[:until]).rstrip(".")
 
 
 def main() -> None:

@@ -164,7 +164,7 @@ def values_at(
     Args:
         runs: Runs.
         grid: Environment steps.
-        what: `returns`, `policy_returns` or `seconds`.
+        what: `returns`, `policy_returns`, `successes` or `seconds`.
     """
     table = np.full((len(runs), len(grid)), np.nan)
     for row, run in zip(table, runs, strict=True):
