@@ -1,4 +1,4 @@
-"""Every test runs with silent broadcasting and key reuse turned into errors."""
+"""Silent broadcasting is an error in every test, and key reuse where keys are used."""
 
 import os
 from importlib.metadata import version
@@ -21,7 +21,23 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
+
+DRAWING = (
+    *("training", "device_training", "networks", "planner"),
+    *("controller", "exporters", "calibration"),
+)
+"""Files in which using a key twice is an error: every draw is drawn in one of them.
+
+Elsewhere the same draws are drawn again, and the check would slow down every call, by a
+third where a test runs operation by operation.
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key_reuse(request: pytest.FixtureRequest):
+    """Check the use of keys in these files; in all threads, as a context does not."""
+    drawing = request.path.stem.removeprefix("test_") in DRAWING
+    jax.config.update("jax_debug_key_reuse", drawing)
 
 
 LONG = ("training", "updates", "members", "terminations", "probes", "population")

@@ -28,7 +28,7 @@ SEEDS, WEIGHTS = (3, 4, 5, 6), (0.2, 0.7, 0.5, 0.9)
 
 
 def build_on(num_devices):
-    return build(SEEDS, WEIGHTS, num_devices=num_devices)
+    return build(SEEDS, WEIGHTS, "boom", num_devices=num_devices)
 
 
 def learn(pop):

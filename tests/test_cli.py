@@ -10,8 +10,9 @@ from toys import TINY
 
 def options(folder):
     small = [f"{name}={value}" for name, value in TINY.items()]
-    sizes = ["--seed-steps", 40, "--eval-every", 60, "--eval-episodes", 2]
-    return ["toys:aim", "--run-dir", folder, "--steps", 60, *sizes, *small]
+    # Those of `test_training.py`, so that its programs serve here.
+    sizes = ["--seed-steps", 40, "--eval-every", 80, "--eval-episodes", 2]
+    return ["toys:aim", "--run-dir", folder, "--steps", 160, *sizes, *small]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,8 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
     assert status == 0 and told["episodes"] == len(told["returns"]) == 3
     assert told["low"] <= told["mean"] <= told["high"]
     assert told["env_steps"] == [20, 20, 20]
-    assert (told["task"], told["method"], told["step"]) == ("toys:aim", "pompc", 60)
+    assert (told["task"], told["method"]) == ("toys:aim", "pompc")
+    assert told["step"] in (80, 160)
     status, out, _ = run(
         monkeypatch, capsys, "eval", folder, "--mode", "policy", "--episodes", 2
     )

@@ -40,7 +40,8 @@ def test_ones_own_environment(tmp_path, monkeypatch, capsys):
     small = [f"{name}={value}" for name, value in TINY.items()]
     train[train.index("--steps") + 1] = "120"
     sizes = ["--seed-steps", 100, "--eval-every", 120, "--eval-episodes", 1]
-    status, out, err = run(monkeypatch, capsys, *train, *sizes, *small)
+    fewer_programs = ["policy.learn_in_pretraining=true", "reanalysis.interval=0"]
+    status, out, err = run(monkeypatch, capsys, *train, *sizes, *small, *fewer_programs)
     assert status == 0, err
     evaluate = next(words for words in documented if words[0] == "eval")
     assert Path(evaluate[1]).is_dir()

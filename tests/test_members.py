@@ -19,20 +19,24 @@ from planprior.experiment import TrainConfig
 from toys import TINY
 
 SEEDS, WEIGHTS = (3, 5), (0.2, 1.0)
-STEPS = 100  # environment steps; 25 decisions of 2 environments, of which 10 random
+STEPS = 120  # environment steps; 30 decisions of 2 environments, of which 10 random
+SETTINGS = TINY | {
+    "policy.learn_in_pretraining": True
+}  # one program of updates for all
 
 
 def train(folder, **changes):
     values = {
         "task": "toys:uneven",
+        "num_envs": 2,
+        "buffer_size": STEPS // 2,  # as many when a training is prolonged
+        "settings": SETTINGS,
         "steps": STEPS,
         "seed_steps": 40,
-        "num_envs": 2,
         "eval_every": 60,
         "eval_episodes": 2,
         "log_every": 20,
         "run_dir": str(folder),
-        "settings": TINY,
     }
     screen = io.StringIO()
     console = Console(file=screen, width=200)
@@ -107,7 +111,7 @@ def test_every_member_is_logged_and_shown(together):
     rows = evaluations(folder)
     assert [(r["step"], r["seed"], r["prior_weight"]) for r in rows] == [
         (step, seed, weight)
-        for step in ("60", "100")
+        for step in ("60", "120")
         for weight in ("0.2", "1.0")
         for seed in ("3", "5")
     ]
@@ -123,7 +127,7 @@ def test_every_member_is_logged_and_shown(together):
     assert best is not None
     means = {
         step: np.mean([float(r["episode_reward"]) for r in rows if r["step"] == step])
-        for step in ("60", "100")
+        for step in ("60", "120")
     }
     assert checkpoint.read_meta(best)["score"] == pytest.approx(max(means.values()))
 
@@ -151,14 +155,14 @@ def test_another_sweep_on_the_same_folder_is_refused(together):
 
 
 DIVERGING = {"max_grad_norm": 1e38, "entropy_coef": (1e-4, 1e38)}
-"""The policy learns only after the pretraining; its first step is too much for two."""
+"""The first step of the policy is too much for two."""
 FROZEN, WHOLE = (2, 3), (0, 1)
 
 
 @pytest.fixture(scope="module")
 def half_frozen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frozen") / "run"
-    return folder, *train(folder, seeds=SEEDS, settings=TINY | DIVERGING)
+    return folder, *train(folder, seeds=SEEDS, settings=SETTINGS | DIVERGING)
 
 
 def state(folder, member, checkpoint: Which = "latest"):
@@ -190,7 +194,7 @@ def test_members_that_diverge_are_frozen_and_said_so_once(half_frozen):
 @pytest.mark.slow
 def test_the_others_do_not_notice(half_frozen, tmp_path):
     tame = DIVERGING | {"entropy_coef": (1e-4, 2e-4)}
-    train(tmp_path / "run", seeds=SEEDS, settings=TINY | tame)
+    train(tmp_path / "run", seeds=SEEDS, settings=SETTINGS | tame)
     for member in WHOLE:
         same(state(half_frozen[0], member), state(tmp_path / "run", member))
 
@@ -206,7 +210,7 @@ def test_a_frozen_member_stays_so_when_the_training_goes_on(half_frozen):
     folder, _, _ = half_frozen
     before = state(folder, FROZEN[0])
     result, screen = train(
-        folder, seeds=SEEDS, settings=TINY | DIVERGING, steps=STEPS + 40
+        folder, seeds=SEEDS, settings=SETTINGS | DIVERGING, steps=STEPS + 40
     )
     assert result.finished
     assert "member 2 stays frozen: policy_loss was NaN" in screen
@@ -229,7 +233,7 @@ def test_an_environment_that_breaks_is_told_with_its_member(tmp_path, monkeypatc
 
 
 def test_when_all_diverge_the_training_ends(tmp_path):
-    changes = TINY | DIVERGING | {"entropy_coef": (1e38, 2e38)}
+    changes = SETTINGS | DIVERGING | {"entropy_coef": (1e38, 2e38)}
     with pytest.raises(
         training.TrainingError, match="training diverged: policy_loss was NaN or"
     ) as e:

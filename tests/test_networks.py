@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.errors import KeyReuseError
 
 from helpers import SMALL, close, method, same, setup
 from planprior import agent, methods, nets
@@ -31,6 +32,12 @@ def trained(name: str, size: str) -> int:
     )
     assert count(state.target_heads) == count(state.model.value_heads)
     return count(state.model, state.policy, state.prior)
+
+
+def test_a_key_that_is_used_twice_is_an_error_here(key):
+    """As in all files that draw, see `conftest.py`."""
+    with pytest.raises(KeyReuseError):
+        jax.jit(lambda k: jax.random.normal(k) + jax.random.uniform(k))(key)
 
 
 @pytest.mark.parametrize(

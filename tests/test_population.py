@@ -17,8 +17,8 @@ ENVS = 2
 SEEDS, WEIGHTS = (3, 4), (0.2, 0.7)
 
 
-def build(seeds, weights, **options):
-    config, hypers = methods.make("pompc", SPEC, "tiny")
+def build(seeds, weights, method="pompc", **options):
+    config, hypers = methods.make(method, SPEC, "tiny")
     config, hypers = settings.apply(config, hypers, TINY)
     each = [dataclasses.replace(hypers, prior_weight=w) for w in weights]
     sizes = {"num_envs": ENVS, "capacity": 100}
