@@ -1,5 +1,6 @@
 """Silent broadcasting is an error in every test, and key reuse where keys are used."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A process comes to hold a million objects of traced programs, and to look through all
+# of them again for every few thousand new ones took a tenth of its time.
+gc.set_threshold(200_000, 20, 1000)
 
 DRAWING = (
     *("training", "device_training", "networks", "planner"),
