@@ -388,7 +388,8 @@ def start(folder):
     command = [sys.executable, "-m", "planprior", "train", "toys:aim"]
     command += ["--run-dir", str(folder), "--steps", "3000", "--seed-steps", "40"]
     command += ["--eval-every", "40", "--eval-episodes", "1"]
-    command += [f"{name}={value}" for name, value in TINY.items()]
+    fewer_programs = {"policy.learn_in_pretraining": True}
+    command += [f"{name}={value}" for name, value in (TINY | fewer_programs).items()]
     here = str(Path(__file__).parent)
     return subprocess.Popen(
         command,
