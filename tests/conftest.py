@@ -1,4 +1,4 @@
-"""Silent broadcasting is an error in every test, and key reuse where keys are used."""
+"""Silent broadcasting is an error in every test, and key reuse in almost all files."""
 
 import gc
 import os
@@ -26,22 +26,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # of them again for every few thousand new ones took a tenth of its time.
 gc.set_threshold(200_000, 20, 1000)
 
-DRAWING = (
-    *("training", "device_training", "networks", "planner"),
-    *("controller", "exporters", "calibration"),
+RECHECKED = (
+    *("updates", "limits", "priors", "golden", "heads", "numerics"),
+    *("members", "population", "terminations", "probes", "replay"),
+    *("cli", "examples", "bench", "starting", "realtime"),
 )
-"""Files in which using a key twice is an error: every draw is drawn in one of them.
+"""Files in which using a key twice is no error: what draws there is checked elsewhere.
 
-Elsewhere the same draws are drawn again, and the check would slow down every call, by a
-third where a test runs operation by operation.
+That is in `test_training.py`, `test_planner.py` and `test_networks.py` above all. The
+check slows every call down, by a third where a test runs operation by operation.
 """
 
 
 @pytest.fixture(scope="module", autouse=True)
 def key_reuse(request: pytest.FixtureRequest):
-    """Check the use of keys in these files; in all threads, as a context does not."""
-    drawing = request.path.stem.removeprefix("test_") in DRAWING
-    jax.config.update("jax_debug_key_reuse", drawing)
+    """Check the use of keys, but in these files; in all threads, unlike a context."""
+    rechecked = request.path.stem.removeprefix("test_") in RECHECKED
+    jax.config.update("jax_debug_key_reuse", not rechecked)
 
 
 LONG = ("training", "updates", "members", "terminations", "probes", "population")

@@ -20,8 +20,9 @@ from toys import TINY
 
 SEEDS, WEIGHTS = (3, 5), (0.2, 1.0)
 STEPS = 120  # environment steps; 30 decisions of 2 environments, of which 10 random
-# One program of updates, and none of reanalysis, which `test_population.py` maps.
-SETTINGS = TINY | {"policy.learn_in_pretraining": True, "reanalysis.interval": 0}
+SETTINGS = TINY | {
+    "policy.learn_in_pretraining": True
+}  # one program of updates for all
 
 
 def train(folder, **changes):

@@ -35,7 +35,7 @@ def trained(name: str, size: str) -> int:
 
 
 def test_a_key_that_is_used_twice_is_an_error_here(key):
-    """As in all files that draw, see `conftest.py`."""
+    """As in all files but those that `conftest.py` names."""
     with pytest.raises(KeyReuseError):
         jax.jit(lambda k: jax.random.normal(k) + jax.random.uniform(k))(key)
 

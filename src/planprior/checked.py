@@ -3,15 +3,29 @@
 import dataclasses
 import difflib
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return "; did you mean X?" for the nearest allowed name, or nothing."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def find(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """Look a name up.
+
+    Raises:
+        ValueError: There is none of that name; the nearest is named.
+    """
+    if name not in table:
+        options = ", ".join(table)
+        raise ValueError(
+            f"{what} is {name!r}; it must be one of {options}{nearest(name, table)}"
+        )
+    return table[name]
 
 
 def _check_choice(owner: str, name: str, value: object, annotation: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from planprior.checked import nearest
+from planprior.checked import find
 from planprior.commands import (
     bench,
     check_env,
@@ -64,8 +64,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; return its exit status."""
     arguments = [*arguments] or ["--help"]
     if not arguments[0].startswith("-"):
-        require_command(arguments[0])
-    names = COMMANDS[arguments[0]].names if arguments[0] in COMMANDS else None
+        names = find(COMMANDS, arguments[0], "command").names
+    else:
+        names = None
     found: dict[str, Any] = {}
     if names:
         rest, found = split_settings(arguments[1:], names)
@@ -75,14 +76,6 @@ def run(arguments: Sequence[str]) -> int:
         options = dataclasses.replace(options, settings=found)
     command = next(c for c in COMMANDS.values() if isinstance(options, c.options))
     return command.run(options)
-
-
-def require_command(name: str) -> None:
-    """Raise ValueError, with the nearest name, unless there is such a command."""
-    if name not in COMMANDS:
-        allowed = ", ".join(COMMANDS)
-        hint = nearest(name, COMMANDS)
-        raise ValueError(f"command is {name!r}; it must be one of {allowed}{hint}")
 
 
 def parse(arguments: Sequence[str]) -> Any:

@@ -11,10 +11,11 @@ import numpy as np
 from planprior.acting import Agent
 from planprior.actor import Actor, CanAct, init_networks
 from planprior.anytime import CompiledPlanner, Planner, resized
+from planprior.checked import find
 from planprior.config import PlannerConfig
 from planprior.controller import SPARE
 from planprior.envs.base import Env
-from planprior.methods import SIZES, at_size, find
+from planprior.methods import SIZES, at_size
 from planprior.realtime import untimed
 
 REPEATS, FEWEST, PATIENCE = 50, 10, 3.0

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planprior.checked import nearest
+from planprior.checked import find
 from planprior.compatibility import validate
 from planprior.config import (
     Config,
@@ -221,20 +221,6 @@ SIZES: dict[str, Size] = {
     "317": _size(4096, 4096, 1376, 5, 8),
 }
 """TD-MPC2's sizes by millions of parameters, and two small ones for CPUs."""
-
-
-def find(table: dict, name: str, what: str):
-    """Look a name up.
-
-    Raises:
-        ValueError: There is none of that name; the nearest is named.
-    """
-    if name not in table:
-        options = ", ".join(table)
-        raise ValueError(
-            f"{what} is {name!r}; it must be one of {options}{nearest(name, table)}"
-        )
-    return table[name]
 
 
 def at_size(config: Config, size: Size) -> Config:

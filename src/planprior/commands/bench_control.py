@@ -26,8 +26,9 @@ def run(options: Any) -> int:
 
 
 def _grid(options: Any) -> Any:
+    from planprior.checked import find
     from planprior.control_budgets import Grid
-    from planprior.methods import SIZES, find
+    from planprior.methods import SIZES
 
     for name in options.control_sizes:
         find(SIZES, name, "control_sizes")

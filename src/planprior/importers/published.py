@@ -12,6 +12,7 @@ import numpy as np
 
 from planprior import methods
 from planprior.actor import Networks, init_networks
+from planprior.checked import find
 from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.importers import layout, torch_file
@@ -135,7 +136,7 @@ def read(
     Raises:
         FileError: It cannot be read, is of another kind, or does not fit.
     """
-    known = methods.find(PROGRAMS, program, "program")
+    known = find(PROGRAMS, program, "program")
     tensors, skipped = torch_file.read(path)
     try:
         return _agent(_Ledger(tensors), skipped, path, known, spec, episode_length)
