@@ -128,16 +128,13 @@ def test_peak_is_operations_over_time():
     assert 1e6 < rate < 1e15
 
 
-def settings(**changed):
-    given = TINY | {"planner.iterations": 1} | changed
-    return [f"{name}={value}" for name, value in given.items()]
-
-
 def test_bench_prints_json_for_given_sizes(capsys, monkeypatch):
     monkeypatch.setattr(runtime, "configure", lambda **_: None)
-    sizes = ["--observation-dim", "3", "--action-dim", "2", "--episode-length", "10"]
-    options = ["--members", "1", "--size", "tiny", "--repeats", "2", "--json"]
-    assert cli.run(["bench", *sizes, *options, "--method", "tdmpc2", *settings()]) == 0
+    # Those of `subject`, whose programs are compiled.
+    sizes = ["--observation-dim", "3", "--action-dim", "1", "--episode-length", "10"]
+    options = ["--members", "1", "--num-envs", "2", "--method", "tdmpc2"]
+    options += ["--size", "tiny", *(f"{name}={value}" for name, value in TINY.items())]
+    assert cli.run(["bench", *sizes, *options, "--repeats", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["no_simulator"] == "sizes were given, so no simulator was run"
     assert report["matmul_peak"] > 0

@@ -22,20 +22,15 @@ from planprior.experiment import TrainConfig, resolve
 from planprior.population import Population
 from planprior.runtime import GracefulStop
 from planprior.schedule import Counters, Schedule
-from toys import TINY
+from toys import TINY, UNEVEN
 
-# 60 decisions of 2 environments, 10 of them random. The same sizes as in a test of
-# `test_training.py`, so that what the host compiles is compiled for both.
-COMMON = {
-    "method": "bmpc",
+# 60 decisions of 2 environments, 10 of them random.
+COMMON = UNEVEN | {
     "steps": 240,
-    "num_envs": 2,
-    "buffer_size": 60,
     "seed_steps": 40,
     "eval_every": 80,
     "eval_episodes": 2,
     "log_every": 20,
-    "settings": TINY | {"reanalysis.interval": 3},
 }
 
 

@@ -62,6 +62,11 @@ def heads_first(values):
     return np.moveaxis(np.asarray(values), 2, 0)
 
 
+def each(f):
+    """`f` over time and batch, compiled: one by one its operations take far longer."""
+    return jax.jit(targets.each(f))
+
+
 def test_files_exist():
     assert FILES, "no golden files found"
 
@@ -87,13 +92,13 @@ def test_no_array_goes_unchecked(golden: Loaded):
 def test_forward(golden: Loaded):
     has(golden, "forward")
     model, batch = golden.model(), golden.batch()
-    z = targets.each(model.encode)(batch.observation)
+    z = each(model.encode)(batch.observation)
     close(z, golden["forward/z"])
     before, action = jnp.asarray(golden["forward/z"])[:-1], batch.action
-    close(targets.each(model.next)(before, action), golden["forward/z_next"])
-    logits = targets.each(model.reward_logits)(before, action)
+    close(each(model.next)(before, action), golden["forward/z_next"])
+    logits = each(model.reward_logits)(before, action)
     close(logits, golden["forward/reward_logits"])
-    reward = targets.each(model.reward)(before, action)
+    reward = each(model.reward)(before, action)
     close(reward[..., None], golden["forward/reward"])
 
     if model.action_values:
@@ -101,13 +106,13 @@ def test_forward(golden: Loaded):
     else:
         zs = jnp.asarray(golden["forward/z"])
         actions = jnp.zeros((*zs.shape[:2], action.shape[-1]))
-    logits = targets.each(model.value_logits)(zs, actions)
+    logits = each(model.value_logits)(zs, actions)
     close(heads_first(logits), golden["forward/value_logits"])
-    values = targets.each(model.values)(zs, actions)
+    values = each(model.values)(zs, actions)
     close(heads_first(values)[..., None], golden["forward/value"])
 
     heads = golden.target_heads()
-    slow = targets.each(lambda z, a: model.values(z, a, heads))(zs, actions)
+    slow = each(lambda z, a: model.values(z, a, heads))(zs, actions)
     for name, reduce in (("min", jnp.min), ("mean", jnp.mean)):
         if f"forward/target_value_{name}" in golden.arrays:
             expected = golden[f"forward/target_value_{name}"]
@@ -117,17 +122,17 @@ def test_forward(golden: Loaded):
 def test_policy(golden: Loaded):
     has(golden, "policy")
     policy, zs = golden.policy(), jnp.asarray(golden["forward/z"])
-    pi = targets.each(policy)(zs)
+    pi = each(policy)(zs)
     eps = jnp.asarray(golden["policy/eps"])
-    sample = targets.each(policy.family.sample)(pi, eps)
-    mode = targets.each(policy.family.mode)(pi)
+    sample = each(policy.family.sample)(pi, eps)
+    mode = each(policy.family.mode)(pi)
     expected = {
         "mean": mode,
         "action": sample.action,
         "log_std": jnp.log(pi.std),
-        "entropy": targets.each(ENTROPIES["exact"])(pi, sample)[..., None],
-        "scaled_entropy": targets.each(ENTROPIES["scaled"])(pi, sample)[..., None],
-        "scaled_log_prob": -targets.each(ENTROPIES["legacy"])(pi, sample)[..., None],
+        "entropy": each(ENTROPIES["exact"])(pi, sample)[..., None],
+        "scaled_entropy": each(ENTROPIES["scaled"])(pi, sample)[..., None],
+        "scaled_log_prob": -each(ENTROPIES["legacy"])(pi, sample)[..., None],
     }
     for name, actual in expected.items():
         if f"policy/{name}" in golden.arrays:
@@ -175,18 +180,18 @@ def test_value_of_sequences(golden: Loaded):
     has(golden, "estimate")
     model, policy, config = golden.model(), golden.policy(), golden.config()
     hypers = golden.hypers()
-    z = model.encode(jnp.asarray(golden["estimate/obs"]))
+    obs = jnp.asarray(golden["estimate/obs"])
     actions = jnp.asarray(golden["estimate/actions"])
     shape = actions.shape[1:]
     eps = golden.arrays.get("estimate/terminal_policy_eps", np.zeros(shape, "f4"))
 
     def value(a, e):
-        path = planner.rollout(model, z, a, hypers, config.planner)
+        path = planner.rollout(model, model.encode(obs), a, hypers, config.planner)
         return planner.sequence_value(
             model, policy, path, e, jnp.arange(2), config.horizon, hypers
         )
 
-    values = jax.vmap(value, (1, 0))(actions, jnp.asarray(eps))
+    values = jax.jit(jax.vmap(value, (1, 0)))(actions, jnp.asarray(eps))
     close(values[:, None], golden["estimate/value"])
 
 
@@ -194,11 +199,11 @@ def test_value_of_sequences(golden: Loaded):
 def test_plan(golden: Loaded, group: str):
     has(golden, group)
     model, policy, config = golden.model(), golden.policy(), golden.config()
-    z = model.encode(jnp.asarray(golden[f"{group}/obs"]))
     recorded = Recorded(golden, group)
 
     @jax.jit
     def run():
+        z = model.encode(jnp.asarray(golden[f"{group}/obs"]))
         warm = jnp.asarray(golden[f"{group}/previous_mean"])
         return planner.plan(
             model, policy, (policy,), z, warm, golden.hypers(), config.planner,
@@ -227,32 +232,38 @@ def test_elite_weights(golden: Loaded):
             return super().elite(weights)
 
     model, policy, config = golden.model(), golden.policy(), golden.config()
-    for group in ("plan_first", "plan_warm"):
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def weights(group):
         planner.plan(
             model, policy, (policy,),
             model.encode(jnp.asarray(golden[f"{group}/obs"])),
             jnp.asarray(golden[f"{group}/previous_mean"]),
             golden.hypers(), config.planner, draws=Spy(golden, group), explore=True,
         )  # fmt: skip
-        close(seen[-1], golden[f"{group}/elite_weights"], rtol=1e-4)
+        return seen[-1]
+
+    for group in ("plan_first", "plan_warm"):
+        close(weights(group), golden[f"{group}/elite_weights"], rtol=1e-4)
 
 
-def target_inputs(golden: Loaded, eps: str):
+def target_of(golden: Loaded, eps: str):
     state, batch, config = golden.state(), golden.batch(), golden.config()
     to = targets.Bootstrap(
         state.model, state.target_heads, state.policy, state.prior, jnp.ones(()),
         golden.hypers(), config,
     )  # fmt: skip
     z = targets.each(state.model.encode)(batch.observation)
-    return to, targets.TargetInputs(
+    steps = targets.TargetInputs(
         z[:-1], z[1:], batch.reward, batch.terminated, jnp.asarray(golden[eps])
     )
+    return targets.td_target(to, steps)
 
 
 def test_td_target(golden: Loaded):
     if "td_target" not in golden.arrays:
         pytest.skip(f"{golden.name} has no td_target")
-    target = targets.td_target(*target_inputs(golden, "td_target_policy_eps"))
+    target = jax.jit(lambda: target_of(golden, "td_target_policy_eps"))()
     close(target[..., None], golden["td_target"])
 
 

@@ -16,21 +16,16 @@ from planprior.acting import Agent, Which
 from planprior.checkpoint import CheckpointError, Checkpoints
 from planprior.envs.base import EnvError
 from planprior.experiment import TrainConfig
-from toys import TINY
+from toys import UNEVEN
 
 SEEDS, WEIGHTS = (3, 5), (0.2, 1.0)
 STEPS = 120  # environment steps; 30 decisions of 2 environments, of which 10 random
-SETTINGS = TINY | {
-    "policy.learn_in_pretraining": True
-}  # one program of updates for all
+SETTINGS = UNEVEN["settings"]
 
 
 def train(folder, **changes):
-    values = {
+    values = UNEVEN | {
         "task": "toys:uneven",
-        "num_envs": 2,
-        "buffer_size": STEPS // 2,  # as many when a training is prolonged
-        "settings": SETTINGS,
         "steps": STEPS,
         "seed_steps": 40,
         "eval_every": 60,
@@ -176,7 +171,7 @@ def same(one, other):
 def test_members_that_diverge_are_frozen_and_said_so_once(half_frozen):
     folder, result, screen = half_frozen
     assert result.finished and screen.count("the others go on") == 2
-    notice = "member 3 (seed 5, prior weight 0.5, entropy coef 1e+38) is frozen: "
+    notice = "member 3 (seed 5, prior weight 1, entropy coef 1e+38) is frozen: "
     assert screen.count(notice) == 1
     rows = [row for row in log(folder) if row["event"] == "frozen"]
     assert [(row["seed"], row["entropy_coef"]) for row in rows] == [
@@ -224,7 +219,7 @@ def test_an_environment_that_breaks_is_told_with_its_member(tmp_path, monkeypatc
     monkeypatch.setattr(toys.Broken, "lasts", 6)  # among the random actions
     sentence = (
         r"^environment 2 of toys:broken returned nan in its reward; .* "
-        r"\(member 1: seed 5, prior weight 0\.5\)$"
+        r"\(member 1: seed 5, prior weight 1\)$"
     )
     with pytest.raises(EnvError, match=sentence):
         train(tmp_path / "run", task="toys:broken", seeds=SEEDS)

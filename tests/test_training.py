@@ -27,7 +27,7 @@ from planprior.replay_store import ReplayStore
 from planprior.runtime import GracefulStop
 from planprior.training import Schedule
 from scripts import load
-from toys import LENGTH, TINY
+from toys import LENGTH, TINY, UNEVEN
 
 kill = load("kill")
 
@@ -227,14 +227,6 @@ def test_what_cannot_be_loaded_is_one_sentence(finished, tmp_path):
 # --- Variants -------------------------------------------------------------------------
 
 
-UNEVEN = {
-    "method": "bmpc",
-    "num_envs": 2,
-    "buffer_size": 60,
-    "settings": TINY | {"reanalysis.interval": 3},
-}
-
-
 @pytest.mark.parametrize("overlap", [True, False])
 def test_episodes_that_end_at_different_times(tmp_path, overlap):
     folder = tmp_path / "run"
@@ -385,11 +377,21 @@ def stop_after(stop, questions):
 
 
 def start(folder):
-    command = [sys.executable, "-m", "planprior", "train", "toys:aim"]
-    command += ["--run-dir", str(folder), "--steps", "3000", "--seed-steps", "40"]
-    command += ["--eval-every", "40", "--eval-episodes", "1"]
-    fewer_programs = {"policy.learn_in_pretraining": True}
-    command += [f"{name}={value}" for name, value in (TINY | fewer_programs).items()]
+    """A training that goes on for long, of programs that are compiled already."""
+    options = {
+        "run-dir": folder,
+        "steps": 3000,
+        "seed-steps": 40,
+        "eval-every": 40,
+        "eval-episodes": 2,
+        "method": UNEVEN["method"],
+        "num-envs": UNEVEN["num_envs"],
+        "buffer-size": UNEVEN["buffer_size"],
+    }
+    command = [sys.executable, "-m", "planprior", "train", "toys:uneven"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    command += [f"{name}={value}" for name, value in UNEVEN["settings"].items()]
     here = str(Path(__file__).parent)
     return subprocess.Popen(
         command,

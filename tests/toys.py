@@ -164,3 +164,20 @@ TINY = {
     "reanalysis.num_slices": 2,
 }
 """Settings with which the programs compile and run in seconds."""
+
+UNEVEN = {
+    "method": "bmpc",
+    "num_envs": 2,
+    "buffer_size": 60,
+    "settings": TINY
+    | {
+        "reanalysis.interval": 3,
+        "policy.imitation_only": False,
+        "policy.learn_in_pretraining": True,
+    },
+}
+"""Options of trainings on `toys:uneven`: equal ones share what is compiled.
+
+As `bmpc` does, but for a policy that learns from returns too and from the first update
+on: any prior weight, and one program for all updates.
+"""
