@@ -21,9 +21,9 @@ def test_batched_heads_are_the_looped_ones(drops, monkeypatch):
         out = jax.vmap(lambda z, a: apply_heads(heads, z, a, dropout=mask))(z, a)
         return jnp.sum(out**2), out
 
-    looped = jax.grad(loss, has_aux=True)(heads)
+    looped = jax.jit(jax.grad(loss, has_aux=True))(heads)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    batched = jax.grad(loss, has_aux=True)(heads)
+    batched = jax.jit(jax.grad(loss, has_aux=True))(heads)
     close(batched, looped)
     assert batched[1].shape == (4, 3, 5)
     # Rows differ, so that heads cannot have been mixed up.

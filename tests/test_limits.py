@@ -132,13 +132,17 @@ def at_one_state(config: Config, prior: Gaussian, count: int) -> tuple:
         prior=jax.tree.map(lambda p: jnp.broadcast_to(p, (1, count, 2)), prior),
         mask=jnp.ones((1, count), bool),
     )
-    grad = jax.grad(
-        lambda policy: losses.policy_loss(
-            jax.vmap(jax.vmap(policy))(z), policy.family, s.state.model, x, s.hypers,
-            config,
-        ).penalty
-    )  # fmt: skip
-    return grad(s.state.policy)
+
+    @jax.jit
+    @jax.grad
+    def gradient(policy):
+        pi = jax.vmap(jax.vmap(policy))(z)
+        terms = losses.policy_loss(
+            pi, policy.family, s.state.model, x, s.hypers, config
+        )
+        return terms.penalty
+
+    return gradient(s.state.policy)
 
 
 def test_the_geometric_pool_regularises_as_the_plans_do():
