@@ -79,7 +79,10 @@ def solos():
     return [learn(build([s], [w]), [i]) for i, (s, w) in enumerate(pairs)]
 
 
-@pytest.mark.parametrize("mapping", ["loop", "vmap"])
+# The loop is what `test_members.py` trains with, too.
+@pytest.mark.parametrize(
+    "mapping", [pytest.param("loop", marks=pytest.mark.slow), "vmap"]
+)
 def test_members_are_as_if_alone(solos, mapping, monkeypatch):
     if mapping == "vmap":
         monkeypatch.setattr(programs, "map_members", lambda f, num_members: jax.vmap(f))

@@ -22,7 +22,7 @@ from planprior.types import Batch, Gaussian
 
 CONSTANT, BEFORE, LAST, AIM, HILLS = range(5)
 SPEC = EnvSpec("probe", 5, 1, 10)
-DISCOUNT, UPDATES, SLICES, REANALYSED, ROWS = 0.5, 500, 64, 8, 2000
+DISCOUNT, UPDATES, SLICES, REANALYSED, ROWS = 0.5, 400, 64, 8, 2000
 SHOWN = np.eye(5, dtype=np.float32)
 AFTER = np.array([CONSTANT, LAST, LAST, AIM, HILLS])
 ENDS = np.array([False, False, True, True, True])

@@ -265,7 +265,7 @@ def learn(folder: Path) -> Learned:
     changes = {"discount": GAMMA, "learning_rate": 3e-3}
     changes |= {"consistency_coef": 1.0, "reward_coef": 1.0, "value_coef": 1.0}
     run = train(
-        folder, "toys:ladder", steps=2400, seed_steps=600, updates_per_step=0.5,
+        folder, "toys:ladder", steps=1600, seed_steps=600, updates_per_step=0.5,
         settings=changes,
     )  # fmt: skip
     population, agents = run.training.population, run.training.agents
@@ -328,17 +328,27 @@ def test_what_comes_after_a_predicted_end_counts_for_nothing(termination):
     assert head is not None
     louder = dataclasses.replace(head, last=jax.tree.map(lambda x: 200 * x, head.last))
     model = dataclasses.replace(made.state.model, termination_head=louder)
+
+    @jax.jit
+    def path_of(z, actions):
+        return rollout(model, z, actions, made.hypers, planner)
+
+    @jax.jit
+    def step(z, action):
+        z_next = model.next(z, action)
+        return model.reward(z, action), z_next, model.end_logit(z_next)
+
     rng = np.random.default_rng(0)
     outcomes = set()
     for _ in range(40):
         z = model.encode(jnp.asarray(rng.normal(size=5), jnp.float32))
         actions = jnp.asarray(rng.uniform(-1, 1, (3, 2)), jnp.float32)
-        path = rollout(model, z, actions, made.hypers, planner)
+        path = path_of(z, actions)
         expected, alive, flags = 0.0, 1.0, []
         for t, action in enumerate(actions):
-            expected += hypers.discount**t * alive * float(model.reward(z, action))
-            z = model.next(z, action)
-            logit = float(model.end_logit(z))
+            reward, z, logit = step(z, action)
+            expected += hypers.discount**t * alive * float(reward)
+            logit = float(logit)
             flags.append(logit > 0)
             goes_on = 1 / (1 + np.exp(logit))
             alive *= goes_on if termination == "soft" else float(logit <= 0)

@@ -1,6 +1,7 @@
 """An environment that a tiny agent learns in seconds, for tests of the whole."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -165,7 +166,7 @@ TINY = {
 }
 """Settings with which the programs compile and run in seconds."""
 
-UNEVEN = {
+UNEVEN: dict[str, Any] = {
     "method": "bmpc",
     "num_envs": 2,
     "buffer_size": 60,
