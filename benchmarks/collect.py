@@ -32,14 +32,25 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
     if not (folder / "eval.csv").exists():
         return []
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    made = how_made(config)
     with (folder / "eval.csv").open(encoding="utf-8", newline="") as file:
-        return [made | scores(row) for row in csv.DictReader(file)]
+        return [
+            how_made(config, machine_of(config, int(row["step"]))) | scores(row)
+            for row in csv.DictReader(file)
+        ]
 
 
-def how_made(config: dict) -> dict[str, str]:
+def machine_of(config: dict, step: int) -> dict:
+    """Where, when and by what command a run made its row of that step.
+
+    A run that was stopped or prolonged has been started several times.
+    """
+    starts = [{"step": -1, **config.get("machine", {})}, *config.get("resumed", [])]
+    return next(start for start in reversed(starts) if start["step"] < step)
+
+
+def how_made(config: dict, machine: dict) -> dict[str, str]:
     """What `config.json` says of a run: settings, machine, versions, command."""
-    machine, train = config.get("machine", {}), config["train"]
+    train = config["train"]
     versions = machine.get("versions", {})
     # Of what a population sweeps every member has one value: a column has it.
     settings = " ".join(

@@ -9,6 +9,7 @@ def write_run(
 ):
     """A run folder as training leaves it, with one row per evaluation and member."""
     folder.mkdir(parents=True)
+    resumed = train.pop("resumed", [])
     train = {"task": "dog-run", "method": "pompc", "settings": {}} | train
     config = {
         "format": 1,
@@ -24,6 +25,7 @@ def write_run(
             "cpu_cores": 2,
             "versions": {"jax": "0.10", "planprior": "0.1", "mujoco": None},
         },
+        "resumed": resumed,
     }
     (folder / "config.json").write_text(json.dumps(config))
     members = [(seed, weight) for seed in seeds for weight in weights]

@@ -166,6 +166,20 @@ def test_rows_of_a_run_are_replaced_and_all_others_stay(tmp_path, monkeypatch):
     assert steps == {"bmpc": ["0", "100", "200", "300"], "pompc": ["0", "100", "200"]}
 
 
+def test_rows_have_the_command_that_made_them(tmp_path, monkeypatch):
+    """The second went on from an older checkpoint than the first had reached."""
+    table = tmp_path / "table.csv"
+    resumed = [
+        {"step": at, "command": f"planprior train dog-run --steps {at + 150}"}
+        for at in (100, 50)
+    ]
+    folder = write_run(tmp_path / "a", steps=(0, 50, 100, 200), resumed=resumed)
+    run_collect(monkeypatch, folder, "--table", table)
+    assert [row["command"].split()[2:] for row in read(table)] == [
+        ["dog-run"], ["dog-run"], *2 * [["dog-run", "--steps", "200"]]
+    ]  # fmt: skip
+
+
 def test_commands_do_not_say_where_planprior_is_installed():
     long = "/home/me/.venv/bin/python -m planprior train dog-run --seed 1"
     assert collect.command(long) == "planprior train dog-run --seed 1"

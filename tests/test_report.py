@@ -14,10 +14,12 @@ pytest.importorskip("matplotlib")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     steps = (0, 100_000, 200_000)
+    resumed = [{"step": 100_000, "date": "2026-11-27", "command": "planprior train"}]
     for task in ("dog-run", "walker-walk"):
         write_run(
-            folder / task, (0, 1), (0.25, 0.75), gain=1e-3, steps=steps, task=task
-        )
+            folder / task, (0, 1), (0.25, 0.75), gain=1e-3, steps=steps, task=task,
+            resumed=resumed,
+        )  # fmt: skip
     return folder
 
 
@@ -50,6 +52,7 @@ def test_the_page_has_every_section_and_needs_nothing_else(
             "200,000",
             "0123abc",
             "planprior train dog-run",
+            "resumed at 100,000 env steps",
         ),
         *("action repeat 2", "spec.action_repeat", '<span class="verdict lower">lower'),
     ):

@@ -68,6 +68,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         _claim(folder, experiment)
         saving = Saving(folder, checkpoint_meta(experiment), warn=console.print)
         start = saving.latest()
+        if start is not None:
+            _note_resumption(folder, start.step)
         others = [seed + 1 for seed in seeds]
         evaluation_pool = stack.enter_context(
             _pool(config, config.eval_episodes, others)
@@ -108,14 +110,25 @@ def _claim(folder: Path, experiment: Experiment) -> None:
         write_json_atomic(folder / "config.json", new | {"machine": runtime.describe()})
         return
     old = experiments.read(folder)
-    machine = old.pop("machine", {})
+    made = {"machine": old.pop("machine", {}), "resumed": old.pop("resumed", [])}
     different = experiments.differences(old, new)
     if different:
         raise ValueError(
             f"run folder {folder} has another configuration ({'; '.join(different)}); "
             "repeat its own, or choose another --run-dir"
         )
-    write_json_atomic(folder / "config.json", new | {"machine": machine})
+    write_json_atomic(folder / "config.json", new | made)
+
+
+def _note_resumption(folder: Path, step: int) -> None:
+    """Keep by what command, where and with what versions a run goes on from a step."""
+    stored = experiments.read(folder)
+    before = stored.get("resumed", [])
+    if not isinstance(before, list):
+        path = folder / "config.json"
+        raise ValueError(f"resumed in {path} is {before!r}; it must be a list")
+    resumed = [*before, {"step": step, **runtime.describe()}]
+    write_json_atomic(folder / "config.json", stored | {"resumed": resumed})
 
 
 @contextmanager

@@ -306,9 +306,12 @@ def _configuration(runs: Sequence[Run]) -> str:
         config = results.read_config(folder)
         if not config:
             continue
-        machine = config.get("machine", {})
+        machine, resumed = config.get("machine", {}), config.get("resumed", [])
         told = {"folder": str(folder), **_flat({"machine": machine})}
-        rest = {k: v for k, v in config.items() if k != "machine"}
+        for start in resumed:
+            at = f"resumed at {start['step']:,} env steps"
+            told[at] = f"{start.get('date')}: {start.get('command')}"
+        rest = {k: v for k, v in config.items() if k not in ("machine", "resumed")}
         parts.append(
             f"<details><summary>{escape(folder.name)}</summary>"
             f"<h3>Machine and versions</h3>{_facts(told)}"
