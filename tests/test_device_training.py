@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from planprior.schedule import Counters, Schedule
 from toys import TINY, UNEVEN
 
 # 60 decisions of 2 environments, 10 of them random.
-COMMON = UNEVEN | {
+COMMON: dict[str, Any] = UNEVEN | {
     "steps": 240,
     "seed_steps": 40,
     "eval_every": 80,
