@@ -67,6 +67,59 @@ def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
     return "\n".join(parts)
 
 
+OURS = {"tdmpc2": "TD-MPC2", "bmpc": "BMPC"}
+"""Our name of a method whose authors' own runs are published, and theirs."""
+
+SPREAD = """## Published methods: are our runs like theirs?
+
+The published intervals here are where the mean of as many runs of theirs as we have
+falls, with 95 % probability (Student's prediction interval). Size `tiny` is not the
+published configuration: networks are 64 wide, there are two value heads and no dropout,
+plans take 128 samples in 3 iterations, batches 128 slices, the learning rate is 1e-3
+and the target heads' 0.03, for a run to take minutes on a CPU. Objectives, targets and
+schedules are the published ones.
+"""
+
+
+def spread_section(runs: Sequence[Run]) -> str:
+    """Whether our runs of published methods are like their authors' own."""
+    rows = [
+        row
+        for task in sorted({run.task for run in runs})
+        for name in OURS
+        for row in spread_rows([r for r in runs if (r.task, r.method) == (task, name)])
+    ]
+    head = ("task", "method", "size", "env steps", "ours", "published", "source")
+    return f"{SPREAD}\n{table([*head, 'ours is'], rows)}" if rows else ""
+
+
+def spread_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
+    """One row per source of published runs of the method, at the last common budget."""
+    if not runs:
+        return
+    task, method = runs[0].task, runs[0].method
+    size = ", ".join(sorted({row["size"] for run in runs for row in rows_of(run)}))
+    curve = results.summarise(runs, method=method)
+    for theirs in results.published(task):
+        if theirs.method != OURS[method]:
+            continue
+        common = np.intersect1d(curve.env_steps, theirs.env_steps)
+        budget = float(max(common, default=0.0))
+        here, there = curve.at(budget), theirs.at(budget)
+        if budget == 0.0 or here is None or there is None:
+            continue
+        about = intervals.prediction(there, here.seeds)
+        place = "inside"
+        if not about.low <= here.mean <= about.high:
+            place = "below" if here.mean < about.low else "above"
+        yield [
+            *(task, method, size, f"{budget:,.0f}"),
+            f"{here.mean:.1f} n={here.seeds}",
+            f"{there.mean:.1f} ({about.low:.1f} to {about.high:.1f}) n={there.seeds}",
+            *(theirs.source, place),
+        ]
+
+
 def end_of(label: str, runs: Sequence[Run]) -> list[str]:
     """Where the runs of a method ended."""
     curve = results.summarise(runs)
@@ -102,19 +155,23 @@ def tables_of_runs(folder: Path) -> list[Path]:
     return [path for path in tables if any("env_steps" in r for r in _rows(str(path)))]
 
 
-def devices(run: Run) -> set[str]:
-    """What a run was made on: the accelerator, or the CPU and its cores."""
+def rows_of(run: Run) -> list[dict[str, str]]:
+    """The rows of a run in the table that it was read from."""
     wanted = (run.task, run.method, run.seed)
-    rows = [
+    return [
         row
         for row in _rows(run.path)
         if (row["task"], row["method"], row["seed"]) == wanted
     ]
+
+
+def devices(run: Run) -> set[str]:
+    """What a run was made on: the accelerator, or the CPU and its cores."""
     return {
         f"{row['cpu']}, {row['cores']} core{'s' * (row['cores'] != '1')}"
         if row["device"] == "cpu"
         else row["device"]
-        for row in rows
+        for row in rows_of(run)
         if row.get("device")
     }
 
@@ -189,7 +246,7 @@ def main() -> None:
         # Each on its own: a label tells what differs between the runs of one task.
         same = [run for run in runs if run.task == task]
         by_task[task] = {label: of for (_, label), of in results.groups(same).items()}
-    parts = [HEAD]
+    parts = [HEAD, spread_section(runs)]
     parts += [task_section(task, of, folder) for task, of in by_task.items()]
     for of in (runs, *(results.read([path]) for path in sweeps)):
         parts += sweep_section(of, folder)

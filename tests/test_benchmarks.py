@@ -193,8 +193,9 @@ def test_the_page_of_results(tmp_path, monkeypatch):
     sweep = write_run(
         tmp_path / "s", (0, 1, 2), (0.0, 0.5, 1.0), gain=1e-6, steps=steps
     )
+    alike = write_run(tmp_path / "t", method="tdmpc2", gain=1e-3, steps=steps)
     folder = tmp_path / "results"
-    run_collect(monkeypatch, sweep, "--table", folder / "dmcontrol.csv")
+    run_collect(monkeypatch, sweep, alike, "--table", folder / "dmcontrol.csv")
     monkeypatch.setattr(sys, "argv", ["make_results.py", "--folder", str(folder)])
     make_results.main()
     page = (folder / "README.md").read_text()
@@ -205,6 +206,12 @@ def test_the_page_of_results(tmp_path, monkeypatch):
         *("no difference shown", "which favours it"),
     ):
         assert text in page, text
+    # 200 is beyond five runs around 102, but not beyond three that differ more.
+    head = "| dog-run | tdmpc2 | tiny | 200,000 | 200.0 n=1 | "
+    assert [x.removeprefix(head) for x in page.splitlines() if x.startswith(head)] == [
+        "101.7 (17.7 to 185.7) n=5 | bmpc | above |",
+        "66.9 (-167.7 to 301.5) n=3 | tdmpc2 | inside |",
+    ]
     for figure in ("dog-run.svg", "sweep-dog-run-pompc.svg"):
         assert (folder / "figures" / figure).stat().st_size < 200_000
 

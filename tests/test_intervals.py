@@ -32,6 +32,27 @@ def estimate(values):
     return Estimate(float(mean[0]), float(low[0]), float(high[0]), int(n[0]))
 
 
+def test_where_further_runs_fall_by_hand():
+    # Of 1, 2, 3 the deviation is 1: for one run √(1 + 1/3) of it, for three √(2/3).
+    of = estimate([1, 2, 3])
+    for runs, error in ((1, np.sqrt(4 / 3)), (3, np.sqrt(2 / 3))):
+        found = intervals.prediction(of, runs)
+        assert found.mean == 2 and found.seeds == 3
+        np.testing.assert_allclose(found.high - 2, 4.30265 * error, rtol=1e-5)
+        np.testing.assert_allclose(2 - found.low, found.high - 2)
+    assert not intervals.prediction(estimate([1]), 2).has_interval
+    assert not intervals.prediction(of._replace(seeds=0), 2).has_interval
+
+
+def test_further_runs_fall_there_as_often_as_is_said():
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        found = intervals.prediction(estimate(rng.normal(size=5)), 2)
+        inside.append(found.low < rng.normal(size=2).mean() < found.high)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+
+
 def test_the_difference_is_welchs():
     # Variances 1 and 100 of three runs each: standard error √(101/3), degrees of
     # freedom (101/3)² / (2 · ((1/3)² + (100/3)²) / 4) = 2 · 101² / 10001 = 2.03999…

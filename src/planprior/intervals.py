@@ -122,6 +122,28 @@ def difference(a: Estimate, b: Estimate, confidence: float = 0.95) -> Estimate:
 # Over several tasks.
 
 
+def prediction(of: Estimate, runs: int) -> Estimate:
+    """Where the mean of some further runs falls that are no different.
+
+    Student's prediction interval: the mean's own, wider by √(1 + n/m) for n runs known
+    and m to come. For one run it tells whether it is one of theirs, which the interval
+    of their mean does not.
+
+    Args:
+        of: A mean with Student's t interval.
+        runs: Number of runs to come, m.
+
+    Returns:
+        The mean with that interval, of the same confidence; without one where `of` has
+        none or does not say of how many runs it is.
+    """
+    if not (of.has_interval and of.seeds):
+        return of._replace(low=np.nan, high=np.nan)
+    wider = np.sqrt(1 + of.seeds / runs)
+    low, high = (of.mean + (end - of.mean) * wider for end in (of.low, of.high))
+    return Estimate(of.mean, float(low), float(high), of.seeds)
+
+
 def iqm(scores: Scores, weights: Weights) -> Value:
     """Interquartile mean: the mean of the middle half of the scores.
 
