@@ -60,13 +60,16 @@ def test_the_page_has_every_section_and_needs_nothing_else(
 
 
 def test_wrong_reports_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
+    bad = write_run(tmp_path / "bad" / "run", resumed=[{"step": "x"}])
+    (tmp_path / "none").mkdir()
     for arguments, message in (
         (
             [folder, "--output", "a.pdf"],
             "output is 'a.pdf'; its name must end in .html",
         ),
         ([folder, "--against", "BMCP"], "nothing of 'BMCP' is published for dog-run"),
-        ([tmp_path], "no eval.csv in it"),
+        ([tmp_path / "none"], "no eval.csv in it"),
+        ([bad], "config.json is [{'step': 'x'}]; it must be a list of objects"),
     ):
         status, out, err = run(monkeypatch, capsys, "report", *arguments)
         assert status == 2 and message in err and err.count("\n") == 1 and not out

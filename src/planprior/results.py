@@ -441,7 +441,17 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise ResultsError(
             f"{path} cannot be used: it does not say of which task and method it is"
         )
+    resumed = stored.get("resumed", [])
+    if not (isinstance(resumed, list) and all(map(_is_resumption, resumed))):
+        raise ResultsError(
+            f"resumed in {path} is {resumed!r}; it must be a list of objects that have "
+            "a number as their step"
+        )
     return stored
+
+
+def _is_resumption(start: Any) -> bool:
+    return isinstance(start, dict) and isinstance(start.get("step"), int)
 
 
 def read_log(run: Run) -> dict[str, Any]:
