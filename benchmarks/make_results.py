@@ -99,25 +99,18 @@ def spread_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
         return
     task, method = runs[0].task, runs[0].method
     size = ", ".join(sorted({row["size"] for run in runs for row in rows_of(run)}))
-    curve = results.summarise(runs, method=method)
-    for theirs in results.published(task):
-        if theirs.method != OURS[method]:
+    known = [c for c in results.published(task) if c.method == OURS[method]]
+    for one in comparison.compare(runs, known, method):
+        last = one.rows[-1] if one.rows else None
+        if last is None or last.theirs is None:
             continue
-        common = np.intersect1d(curve.env_steps, theirs.env_steps)
-        budget = float(max(common, default=0.0))
-        here, there = curve.at(budget), theirs.at(budget)
-        if budget == 0.0 or here is None or there is None:
-            continue
-        about = intervals.prediction(there, here.seeds)
+        about = intervals.prediction(last.theirs, last.ours.seeds)
         place = "inside"
-        if not about.low <= here.mean <= about.high:
-            place = "below" if here.mean < about.low else "above"
-        yield [
-            *(task, method, size, f"{budget:,.0f}"),
-            f"{here.mean:.1f} n={here.seeds}",
-            f"{there.mean:.1f} ({about.low:.1f} to {about.high:.1f}) n={there.seeds}",
-            *(theirs.source, place),
-        ]
+        if not about.low <= last.ours.mean <= about.high:
+            place = "below" if last.ours.mean < about.low else "above"
+        shown = (comparison.text(x, 1) for x in (last.ours, about))
+        budget = f"{last.env_steps:,.0f}"
+        yield [task, method, size, budget, *shown, one.theirs.source, place]
 
 
 def end_of(label: str, runs: Sequence[Run]) -> list[str]:

@@ -119,9 +119,6 @@ def difference(a: Estimate, b: Estimate, confidence: float = 0.95) -> Estimate:
     return Estimate(gap, gap - half, gap + half, seeds)
 
 
-# Over several tasks.
-
-
 def prediction(of: Estimate, runs: int) -> Estimate:
     """Where the mean of some further runs falls that are no different.
 
@@ -142,6 +139,9 @@ def prediction(of: Estimate, runs: int) -> Estimate:
     wider = np.sqrt(1 + of.seeds / runs)
     low, high = (of.mean + (end - of.mean) * wider for end in (of.low, of.high))
     return Estimate(of.mean, float(low), float(high), of.seeds)
+
+
+# Over several tasks.
 
 
 def iqm(scores: Scores, weights: Weights) -> Value:

@@ -65,11 +65,11 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         )
         folder = experiment.run_dir
         stack.enter_context(runtime.RunLock(folder))
-        _claim(folder, experiment)
+        stored = _claim(folder, experiment)
         saving = Saving(folder, checkpoint_meta(experiment), warn=console.print)
         start = saving.latest()
         if start is not None:
-            _note_resumption(folder, start.step)
+            _note_resumption(folder, stored, start.step)
         others = [seed + 1 for seed in seeds]
         evaluation_pool = stack.enter_context(
             _pool(config, config.eval_episodes, others)
@@ -103,32 +103,31 @@ def _pool(config: TrainConfig, num_envs: int, seeds: list[int]) -> Pool:
     return make_pool(config.task, count, seeds, workers, pool=config.pool)
 
 
-def _claim(folder: Path, experiment: Experiment) -> None:
-    """Write `config.json`, or compare with the one that is there."""
+def _claim(folder: Path, experiment: Experiment) -> dict[str, Any]:
+    """Write `config.json`, or compare with the one that is there; what it holds now."""
     new = json.loads(json.dumps(experiments.to_json(experiment)))
-    if not (folder / "config.json").exists():
-        write_json_atomic(folder / "config.json", new | {"machine": runtime.describe()})
-        return
-    old = experiments.read(folder)
-    made = {"machine": old.pop("machine", {}), "resumed": old.pop("resumed", [])}
-    different = experiments.differences(old, new)
-    if different:
-        raise ValueError(
-            f"run folder {folder} has another configuration ({'; '.join(different)}); "
-            "repeat its own, or choose another --run-dir"
-        )
+    if (folder / "config.json").exists():
+        old = experiments.read(folder)
+        made = {"machine": old.pop("machine", {}), "resumed": old.pop("resumed", [])}
+        different = experiments.differences(old, new)
+        if different:
+            raise ValueError(
+                f"run folder {folder} has another configuration "
+                f"({'; '.join(different)}); repeat its own, or choose another --run-dir"
+            )
+    else:
+        made = {"machine": runtime.describe(), "resumed": []}
     write_json_atomic(folder / "config.json", new | made)
+    return new | made
 
 
-def _note_resumption(folder: Path, step: int) -> None:
+def _note_resumption(folder: Path, stored: dict[str, Any], step: int) -> None:
     """Keep by what command, where and with what versions a run goes on from a step."""
-    stored = experiments.read(folder)
-    before = stored.get("resumed", [])
+    path, before = folder / "config.json", stored["resumed"]
     if not isinstance(before, list):
-        path = folder / "config.json"
         raise ValueError(f"resumed in {path} is {before!r}; it must be a list")
     resumed = [*before, {"step": step, **runtime.describe()}]
-    write_json_atomic(folder / "config.json", stored | {"resumed": resumed})
+    write_json_atomic(path, stored | {"resumed": resumed})
 
 
 @contextmanager
