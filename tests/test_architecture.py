@@ -12,13 +12,13 @@ from planprior import methods
 SOURCE = Path(planprior.__file__).parent
 CORE = (
     *("spec", "types", "checked", "config", "hypers", "compatibility", "methods"),
-    *("numerics", "nets", "encoders", "policies", "world_model", "draws", "search"),
-    *("planner", "priors", "actor", "weighing", "targets", "losses", "state"),
+    *("numerics", "mapping", "nets", "encoders", "policies", "world_model", "draws"),
+    *("search", "planner", "priors", "actor", "weighing", "targets", "losses", "state"),
     *("diagnostics", "adam", "learning", "agent"),
 )
 # Each file may import those before it, and nothing that comes later.
 ORDER = (
-    *("spec", "types", "checked", "config", "hypers", "numerics", "nets"),
+    *("spec", "types", "checked", "config", "hypers", "numerics", "mapping", "nets"),
     *("encoders", "policies", "world_model", "priors", "actor", "draws", "search"),
     *("planner", "compatibility", "methods", "weighing", "targets", "losses"),
     *("state", "diagnostics", "adam"),
@@ -33,8 +33,8 @@ STANDARD = {
 }
 # What a controller or a robot needs, and nothing that learns or simulates.
 ACTING = (
-    *("spec", "types", "checked", "config", "hypers", "numerics", "nets", "encoders"),
-    *("policies", "world_model", "priors", "draws", "search", "planner"),
+    *("spec", "types", "checked", "config", "hypers", "numerics", "mapping", "nets"),
+    *("encoders", "policies", "world_model", "priors", "draws", "search", "planner"),
     "compatibility",
     *("sweep", "settings", "tensorfile", "checkpoint", "actor", "portable"),
     *("latency", "anytime", "controller"),

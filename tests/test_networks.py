@@ -54,6 +54,24 @@ def test_sizes_are_those_of_tdmpc2(size, parameters):
     assert trained("tdmpc2", size) == parameters
 
 
+def test_the_gradient_of_a_hidden_layer_is_that_of_its_formula(key):
+    """`normed_mish` has a derivative of its own; autodiff finds the same."""
+    x, scale, shift, out = jax.random.normal(key, (4, 5, 16))
+
+    def plain(x, scale, shift):
+        normal = (x - x.mean()) * jax.lax.rsqrt(x.var() + nets.LAYER_NORM_EPSILON)
+        return jax.nn.mish(normal * scale + shift)
+
+    def gradient(function):
+        whole = jax.vmap(function, (0, None, None))
+        return jax.vjp(whole, 3 * x + 1, scale[0], shift[0])
+
+    (ours, pull_ours), (theirs, pull_theirs) = map(gradient, (nets.normed_mish, plain))
+    close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for one, other in zip(pull_ours(out), pull_theirs(out), strict=True):
+        close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_other_methods_sizes():
     """BMPC has two V heads; a learned prior is one more policy network."""
     assert trained("bmpc", "5") == 3_324_283

@@ -17,10 +17,10 @@ from planprior.diagnostics import all_finite
 from planprior.draws import UpdateNoise, draw_update_noise, policy_steps
 from planprior.hypers import Hypers
 from planprior.learning import update_model, update_policy, update_prior
+from planprior.mapping import each
 from planprior.planner import plan_all
 from planprior.priors import fill_plans
 from planprior.state import AgentState, init
-from planprior.targets import each
 from planprior.types import Batch, Metrics, Plan, PRNGKey
 
 __all__ = [

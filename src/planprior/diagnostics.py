@@ -8,9 +8,9 @@ from planprior import numerics
 from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.losses import PolicyInputs, PolicyTerms
+from planprior.mapping import each
 from planprior.priors import DIVERGENCES
 from planprior.state import AgentState
-from planprior.targets import each
 from planprior.types import Batch, Gaussian, Metrics
 from planprior.weighing import effective_lambda, mixing_weights
 

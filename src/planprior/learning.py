@@ -22,10 +22,11 @@ from planprior.losses import (
     policy_loss,
     prior_loss,
 )
+from planprior.mapping import each
 from planprior.policies import Policy
 from planprior.priors import PRIORS
 from planprior.state import AgentState
-from planprior.targets import Bootstrap, TargetInputs, each, td_target
+from planprior.targets import Bootstrap, TargetInputs, td_target
 from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
 from planprior.weighing import effective_lambda
 from planprior.world_model import WorldModel, pick_heads

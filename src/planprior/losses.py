@@ -16,10 +16,11 @@ from jaxtyping import Array, Bool, Float
 from planprior import numerics
 from planprior.config import Config
 from planprior.hypers import Hypers
+from planprior.mapping import each
 from planprior.nets import MLP
 from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, FITS, Prior
-from planprior.targets import REDUCTIONS, each, value_metrics
+from planprior.targets import REDUCTIONS, value_metrics
 from planprior.types import Batch, Gaussian, Metrics, Number, Scalar
 from planprior.weighing import Scales, mixing_weights, penalty_factor, state_weights
 from planprior.world_model import WorldModel

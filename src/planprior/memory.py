@@ -19,7 +19,8 @@ class Need(NamedTuple):
 
     Attributes:
         replay: Its replay.
-        agent: Networks, their slow copies, and the optimisers' moments.
+        agent: Networks, their slow copies, and the optimisers' moments: twice where an
+            update does not write over them.
         work: About what its programs use besides: an estimate, since only a compiled
             program tells, and compiling takes longer than many a training.
         envs: Its environments, where they are on the device.
@@ -54,6 +55,7 @@ def need(population: Population, evaluated: int = 0, env_bytes: int = 0) -> Need
     spec, config = population.spec, population.config
     agents = jax.tree.leaves(jax.eval_shape(population.init))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in agents)
+    size *= 1 if population.programs.donates else 2
     plan = max(population.num_envs, evaluated) * plan_bytes(spec, config)
     learned = FLOAT * population.num_parameters()
     return Need(

@@ -1,8 +1,8 @@
 """Network parts, each for ONE example. Every leaf is an array; `vmap` adds the axes."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, Int, UInt16
 
-from planprior.numerics import mish
-from planprior.types import PRNGKey
+from planprior.numerics import mish, mish_slope
+from planprior.types import PRNGKey, Scalar
 
-Activation = Callable[[Float[Array, "out"]], Float[Array, "out"]]
 Tree = TypeVar("Tree")
 
 LAYER_NORM_EPSILON = 1e-5
@@ -22,6 +21,51 @@ LAYER_NORM_EPSILON = 1e-5
 def simnorm(x: Float[Array, "L"], group: int) -> Float[Array, "L"]:
     """Softmax within groups of `group` neighbours (TD-MPC2, §3.1): simplices."""
     return jax.nn.softmax(x.reshape(-1, group), axis=-1).reshape(-1)
+
+
+def layer_norm(
+    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
+) -> Float[Array, "out"]:
+    """Layer normalisation, with gain `scale` and offset `shift`."""
+    centred, std = _moments(x)
+    return centred / std * scale + shift
+
+
+def _moments(x: Float[Array, "out"]) -> tuple[Float[Array, "out"], Scalar]:
+    centred = x - jnp.mean(x)
+    return centred, jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
+
+
+@jax.custom_vjp
+def normed_mish(
+    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
+) -> Float[Array, "out"]:
+    """Mish of `layer_norm`, which keeps nothing but x for its gradient.
+
+    Left to itself, autodiff keeps six arrays of x's size, and writing them is what a
+    forward pass on a CPU takes most time for, beside the products. So the backward pass
+    computes all of it again: in another order, lest the compiler see that it is the
+    same and keep it after all.
+    """
+    return mish(layer_norm(x, scale, shift))
+
+
+def _normed_mish(x: Array, scale: Array, shift: Array) -> tuple[Array, Any]:
+    return normed_mish(x, scale, shift), (x, scale, shift)
+
+
+def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, Array, Array]:
+    x, scale, shift = kept
+    centred, std = _moments(x)
+    precision = 1.0 / std
+    normal = centred * precision
+    to_shift = out * mish_slope(centred * scale * precision + shift)
+    to_normal = to_shift * scale
+    along = jnp.mean(to_normal) + normal * jnp.mean(to_normal * normal)
+    return precision * (to_normal - along), to_shift * normal, to_shift
+
+
+normed_mish.defvjp(_normed_mish, _normed_mish_gradient)
 
 
 class Linear(eqx.Module):
@@ -59,7 +103,7 @@ class Linear(eqx.Module):
 
 
 class NormedLinear(eqx.Module):
-    """Linear → dropout → LayerNorm → activation (tdmpc2, layers.py).
+    """Linear → dropout → LayerNorm → Mish, or simplices (tdmpc2, layers.py).
 
     Attributes:
         linear: The linear map.
@@ -78,18 +122,17 @@ class NormedLinear(eqx.Module):
         return cls(linear, jnp.ones(out_dim), jnp.zeros(out_dim))
 
     def __call__(
-        self,
-        *parts: Float[Array, "_"],
-        activation: Activation = mish,
-        dropout: Float[Array, "out"] | None = None,
+        self, *parts: Float[Array, "_"], dropout: Float[Array, "out"] | None = None
     ) -> Float[Array, "out"]:
         """Apply; `dropout` is a drawn mask that already holds the factor 1/(1 − p)."""
         x = self.linear(*parts)
         if dropout is not None:
             x = x * dropout
-        centred = x - jnp.mean(x)
-        std = jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
-        return activation(centred / std * self.scale + self.shift)
+        return normed_mish(x, self.scale, self.shift)
+
+    def simplices(self, *parts: Float[Array, "_"], group: int) -> Float[Array, "out"]:
+        """Apply with `simnorm` in the place of Mish."""
+        return simnorm(layer_norm(self.linear(*parts), self.scale, self.shift), group)
 
 
 class MLP(eqx.Module):
@@ -155,7 +198,7 @@ class SimplexMLP(eqx.Module):
         x = self.layers[0](*parts)
         for layer in self.layers[1:-1]:
             x = layer(x)
-        return self.layers[-1](x, activation=lambda y: simnorm(y, self.group))
+        return self.layers[-1].simplices(x, group=self.group)
 
 
 def stack(trees: Sequence[Tree]) -> Tree:

@@ -22,27 +22,23 @@ def symexp(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-@jax.custom_jvp
 def mish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Mish, x tanh(softplus(x)), with one exponential.
 
     tanh(ln(1 + e)) = n / (n + 2) with n = e (e + 2); beyond 20 it is 1 in float32, and
-    e² would overflow beyond 44. Its own derivative saves 5 % of an update on CPUs.
+    e² would overflow beyond 44.
     """
-    return x * _tanh_softplus(jnp.exp(jnp.minimum(x, 20.0)))
-
-
-def _tanh_softplus(e: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    n = e * (e + 2.0)
-    return n / (n + 2.0)
-
-
-@mish.defjvp
-def _mish_jvp(primals, tangents):
-    (x,), (dx,) = primals, tangents
     e = jnp.exp(jnp.minimum(x, 20.0))
-    t = _tanh_softplus(e)
-    return x * t, (t + x * (1.0 - t * t) * (e / (1.0 + e))) * dx
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+def mish_slope(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Derivative of `mish`, with one exponential and one division."""
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    r = 1.0 / (n + 2.0)
+    return r * (n + 4.0 * x * e * (1.0 + e) * r)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,7 @@ class Placement:
         static: Sequence[str] = (),
         donate: int | Sequence[int] = (),
         shared: Sequence[int] = (),
+        options: dict[str, Any] | None = None,
     ) -> Any:
         """`jax.jit` of a program of members, which each device runs for its own.
 
@@ -81,9 +82,13 @@ class Placement:
             donate: Positions of arguments that are used up.
             shared: Positions of arguments that hold arrays of no member, which every
                 device gets whole.
+            options: Compiler options.
         """
         spread = self._on_each_device(program, frozenset(shared))
-        return jax.jit(spread, static_argnames=static, donate_argnums=donate)
+        return jax.jit(
+            spread, static_argnames=static, donate_argnums=donate,
+            compiler_options=options,
+        )  # fmt: skip
 
     def _on_each_device(
         self, program: Callable[..., Any], shared: frozenset[int]

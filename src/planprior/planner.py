@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from planprior.config import PlannerConfig
 from planprior.draws import Dims, Draws, KeyedDraws, Noise, Sequences
 from planprior.hypers import Hypers
+from planprior.mapping import alone
 from planprior.policies import Policy
 from planprior.search import Search, finish, fit_elites, start
 from planprior.types import Plan, PRNGKey, Scalar
@@ -257,4 +258,5 @@ def plan_all(
             explore=explore,
         )  # fmt: skip
 
-    return jax.vmap(one)(z, warm_start, jax.random.split(env_key, envs))
+    mapped = alone(one) if envs == 1 else jax.vmap(one)
+    return mapped(z, warm_start, jax.random.split(env_key, envs))

@@ -195,7 +195,7 @@ class Population:
         and from then on stays as it is. The others do not notice.
 
         Args:
-            agents: All members; donated, unless they are small and on a CPU.
+            agents: All members; donated where `Programs.donates`.
             replay: What they learn from.
             update_count: Gradient steps made so far.
             num_updates: How many to make; one program is compiled per number.

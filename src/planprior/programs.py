@@ -23,6 +23,7 @@ from planprior import replay as rows
 from planprior.config import Config
 from planprior.diagnostics import WATCHED
 from planprior.hypers import Hypers
+from planprior.mapping import alone
 from planprior.placement import Placement
 from planprior.replay import Replay
 from planprior.spec import EnvSpec
@@ -33,6 +34,10 @@ MemberMetrics = dict[str, Num[Array, "P"]]
 
 OTHER_FAULT, ACTION_FAULT = len(WATCHED) + 1, len(WATCHED) + 2
 
+SEQUENTIAL = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+"""Compiler options of an update on a CPU: operations in the order that needs the least
+memory. XLA's own order keeps cores busy that matrix products keep busy anyway, at the
+price of half as much memory again, which the system has to clear at every update."""
 
 PLAN_METRICS = ("plan_value", "plan_elite_std", "plan_effective_elites", "plan_nan")
 """What plans tell, averaged over E."""
@@ -97,12 +102,7 @@ def map_members(function: Callable[..., Any], num_members: int) -> Callable[...,
     against 134 ms an update), since one member already fills its cores.
     """
     if num_members == 1:
-
-        def alone(*args: Any) -> Any:
-            result = function(*jax.tree.map(lambda x: x[0], args))
-            return jax.tree.map(lambda x: x[None], result)
-
-        return alone
+        return alone(function)
     if jax.default_backend() == "cpu":
         return lambda *args: jax.lax.map(lambda part: function(*part), args)
     return jax.vmap(function)
@@ -136,7 +136,8 @@ class Programs:
         self.update = compiled(
             self.update_program,
             static=["num_updates", "learn_policy"],
-            donate=0 if self._donates() else (),
+            donate=0 if self.donates else (),
+            options=SEQUENTIAL if jax.default_backend() == "cpu" else None,
         )
         self.reanalyse = compiled(self.reanalyse_program, donate=1)
         self.add = compiled(self.add_program, donate=0)
@@ -148,14 +149,15 @@ class Programs:
             out_shardings=placement.sharding,
         )
 
-    def _donates(self) -> bool:
+    @property
+    def donates(self) -> bool:
         """Whether an update writes the new parameters over the old ones.
 
-        Small networks leave a CPU's other cores idle; there the old ones are kept until
-        the planner, which may run at the same time, has done with them.
+        Not on a CPU, up to the default size: XLA copies there what it is to write over
+        (5 % of an update), and small networks leave other cores to the planner, which
+        may go on with the old parameters at the same time.
         """
-        small = self.config.network.mlp_dim < 256
-        return not (small and jax.default_backend() == "cpu")
+        return self.config.network.mlp_dim > 512 or jax.default_backend() != "cpu"
 
     def _init_program(self, hypers: Hypers, keys: Key[Array, "P"]) -> AgentState:
         def one(hypers: Hypers, key: PRNGKey) -> AgentState:

@@ -3,7 +3,6 @@
 TD-MPC2, eq. 3; BMPC for V heads; PO-MPC, eqs. 2 and 3, where the KL counts as a cost.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from planprior.config import Config
 from planprior.hypers import Hypers
+from planprior.mapping import each
 from planprior.nets import MLP
 from planprior.policies import Policy
 from planprior.priors import DIVERGENCES, Prior
@@ -20,11 +20,6 @@ from planprior.world_model import WorldModel
 
 REDUCTIONS = {"min": jnp.min, "mean": jnp.mean, "sum": jnp.sum}
 """Of heads (`min`, `mean`), and of action dimensions (`mean`, `sum`)."""
-
-
-def each(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
-    """Map a function of one state over time and batch."""
-    return jax.vmap(jax.vmap(function, in_axes), in_axes)
 
 
 class TargetInputs(NamedTuple):
