@@ -6,10 +6,11 @@ import jax
 import pytest
 from rich.console import Console
 
-from planprior import launch, memory, runtime
+from planprior import launch, memory, methods, runtime
 from planprior.experiment import TrainConfig
 from planprior.memory import Need, Room
-from test_population import build
+from planprior.population import Population
+from test_population import SPEC, build
 from toys import TINY
 
 MIB = 2**20
@@ -29,6 +30,19 @@ def test_the_need_is_that_of_the_arrays():
     assert need.envs == 0 and envs == 2 * 10 * (pop.num_envs + 3)
     # Planning for 1000 states at once takes more than learning.
     assert memory.need(pop, evaluated=1000).work > need.work
+
+
+def test_old_agents_are_kept_on_a_cpu_up_to_the_default_size():
+    def copies(pop):
+        leaves = jax.tree.leaves(jax.eval_shape(pop.init))
+        return memory.need(pop).agent / sum(x.size * x.dtype.itemsize for x in leaves)
+
+    default, hypers = methods.make("tdmpc2", SPEC, "5")
+    larger, _ = methods.make("tdmpc2", SPEC, "48")
+    sizes = {"num_envs": 1, "capacity": 10}
+    pops = [Population(SPEC, c, [0], [hypers], **sizes) for c in (default, larger)]
+    assert [pop.programs.donates for pop in pops] == [False, True]
+    assert [copies(pop) for pop in pops] == [2, 1]
 
 
 def test_environments_on_the_device_are_told_where_there_are_some():

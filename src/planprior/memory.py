@@ -92,14 +92,14 @@ def reanalysis_bytes(spec: EnvSpec, config: Config) -> int:
 def update_bytes(spec: EnvSpec, config: Config) -> int:
     """About what an update keeps for its gradients, beside the gradients themselves.
 
-    Five numbers for every output of a layer. Compiled for a CPU, a bare update of
-    `tdmpc2` in dog-run at size 5 needs 191 MiB; this says 177, and 20 more are its
-    gradients.
+    Four numbers for every output of a layer. Compiled for a CPU, an update in dog-run
+    at size 5 needs 114 MiB (`tdmpc2`), 93 (`bmpc`) or 129 (`pompc`), gradients
+    included; this says, with 20, 13 and 22 for the gradients, 161, 101 and 163.
     """
     net = networks(spec, config)
     heads = config.critic.num_heads * [net.value]
     width = _outputs(net.encoder, net.dynamics, net.reward, net.end, *heads)
-    return FLOAT * 5 * (config.horizon + 1) * config.batch_size * width
+    return FLOAT * 4 * (config.horizon + 1) * config.batch_size * width
 
 
 def _outputs(*nets: Layers) -> int:

@@ -42,10 +42,10 @@ def normed_mish(
 ) -> Float[Array, "out"]:
     """Mish of `layer_norm`, which keeps nothing but x for its gradient.
 
-    Left to itself, autodiff keeps six arrays of x's size, and writing them is what a
-    forward pass on a CPU takes most time for, beside the products. So the backward pass
-    computes all of it again: in another order, lest the compiler see that it is the
-    same and keep it after all.
+    Left to itself, autodiff keeps several arrays of x's size, and writing them is what
+    a forward pass on a CPU takes most time for, beside the products. So the backward
+    pass computes all of it again: in another order, lest the compiler see that it is
+    the same and keep it after all.
     """
     return mish(layer_norm(x, scale, shift))
 
