@@ -12,7 +12,6 @@ are told. All others are those of `programs.py`.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -240,11 +239,11 @@ class Loop:
         self, agents: AgentState, replay: Replay, place: Place, given: Given
     ) -> tuple[str, ...]:
         """The metrics of an update."""
-        update = functools.partial(
-            self._programs.update, num_updates=self._at_once, learn_policy=True
-        )
         numbers = place.fault, given.hypers, given.keys, np.int32(0), np.bool_(0)
-        return tuple(jax.eval_shape(update, agents, replay, *numbers)[1])
+        _, metrics = self._programs.update.eval_shape(
+            agents, replay, *numbers, num_updates=self._at_once, learn_policy=True
+        )
+        return tuple(metrics)
 
     def read(self, record: Record, i: int) -> Read:
         """What the i-th decision of a fetched record told."""
