@@ -25,6 +25,11 @@ def build(seeds, weights, method="pompc", **options):
     return Population(SPEC, config, seeds, each, **sizes, **options)
 
 
+def test_compiler_options_that_xla_does_not_know_are_left_out():
+    assert programs.known_options(**programs.SEQUENTIAL) == programs.SEQUENTIAL
+    assert programs.known_options(xla_cpu_no_such_option=True) is None
+
+
 def answers(members, count):
     """What environments answer; the members' differ."""
     for t in range(count):

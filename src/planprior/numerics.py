@@ -34,7 +34,10 @@ def mish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def mish_slope(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Derivative of `mish`, with one exponential and one division."""
+    """Derivative of `mish`, with one exponential and one division.
+
+    With e and n as there, n / (n + 2) + 4 x e (1 + e) / (n + 2)².
+    """
     e = jnp.exp(jnp.minimum(x, 20.0))
     n = e * (e + 2.0)
     r = 1.0 / (n + 2.0)

@@ -108,6 +108,16 @@ def map_members(function: Callable[..., Any], num_members: int) -> Callable[...,
     return jax.vmap(function)
 
 
+@functools.cache
+def known_options(**options: Any) -> dict[str, Any] | None:
+    """Compiler options, or None where this version of XLA does not know them."""
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return options
+
+
 class Programs:
     """What a population of so many members runs; nothing is compiled before its call.
 
@@ -128,7 +138,7 @@ class Programs:
         self.spec, self.config, self.num_envs = spec, config, num_envs
         self.placement = placement
         self._map = functools.partial(map_members, num_members=placement.members_each)
-        compiled = placement.compile
+        compiled, on_cpu = placement.compile, jax.default_backend() == "cpu"
         self.init = compiled(self._init_program)
         self.act = compiled(self.act_program, static=["explore"])
         self.act_without_planning = compiled(jax.vmap(agent.act_without_planning))
@@ -137,7 +147,7 @@ class Programs:
             self.update_program,
             static=["num_updates", "learn_policy"],
             donate=0 if self.donates else (),
-            options=SEQUENTIAL if jax.default_backend() == "cpu" else None,
+            options=known_options(**SEQUENTIAL) if on_cpu else None,
         )
         self.reanalyse = compiled(self.reanalyse_program, donate=1)
         self.add = compiled(self.add_program, donate=0)
