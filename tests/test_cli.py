@@ -47,8 +47,11 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
         (["trian"], "command is 'trian'; it must be one of train, eval"),
         (["trian"], "did you mean 'train'?"),
         (["train", "x", "--pool", "envpol"], "'envpol'"),
-        (["train", "x", "--steps", "many"], "--steps: invalid literal"),
-        (["eval", "x", "--mode", "plann"], "'plann'"),
+        (["train", "x", "--steps", "1e5"], "--steps is '1e5'; it must be a whole"),
+        (["train", "x", "--updates-per-step", "z"], "is 'z'; it must be a number"),
+        (["train", "x", "--steps"], "--steps has no value; it must have one"),
+        (["bench", "x", "--members", "a"], "--members is 'a'; it must be whole"),
+        (["eval", "x", "--mode", "plann"], "--mode is 'plann'; it must be one of 'pl"),
         (["train"], "Missing from planprior train: STR Task"),
         (["eval", "x", "--nosuch", "3"], "Unrecognized options: --nosuch"),
     ],
@@ -59,6 +62,7 @@ def test_a_mistake_is_one_sentence_and_a_status(
     status, out, err = run(monkeypatch, capsys, *arguments)
     assert status not in (0, None)
     assert message in err and err.count("\n") == 1 and "Traceback" not in err
+    assert err.startswith("planprior: ") and "---" not in err and "│" not in err
     assert not out
 
 

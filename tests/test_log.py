@@ -367,6 +367,22 @@ def test_plain_lines_come_every_few_seconds() -> None:
     ]
 
 
+def test_pretraining_is_shown_while_it_lasts() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Progress(
+        100, start=50, console=Console(file=stream), clock=clock, every=5.0
+    ) as progress:
+        for done in (10, 20, 30, 40):
+            clock.now += 4
+            progress.pretraining(done, 40)
+        clock.now += 4
+        progress.update(60)
+    assert stream.getvalue().splitlines() == [
+        "step 50 of 100 (50%) | pretraining 20 of 40 updates (50%), left 8 s",
+        "step 60 of 100 (60%) | speed 0.5 env steps/s | left 1 min 20 s",
+    ]
+
+
 def test_an_evaluation_is_shown_at_once() -> None:
     clock, stream = Clock(), io.StringIO()
     with Progress(100, console=Console(file=stream), clock=clock) as progress:

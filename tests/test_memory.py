@@ -1,5 +1,6 @@
 """What a population needs is told beforehand, and refused where it is not there."""
 
+import dataclasses
 import io
 
 import jax
@@ -28,6 +29,8 @@ def test_the_need_is_that_of_the_arrays():
     # Two states of each environment on the device, those that evaluate included.
     envs = memory.need(pop, evaluated=3, env_bytes=10).envs
     assert need.envs == 0 and envs == 2 * 10 * (pop.num_envs + 3)
+    # A loop on the device writes over agents, wherever it runs.
+    assert 2 * memory.need(pop, loops_on_device=True).agent == need.agent
     # Planning for 1000 states at once takes more than learning.
     assert memory.need(pop, evaluated=1000).work > need.work
 
@@ -99,8 +102,8 @@ def test_a_training_that_does_not_fit_takes_nothing(tmp_path, monkeypatch):
     screen = io.StringIO()
     needs, need = [], memory.need
 
-    def told_need(*args):
-        needs.append(need(*args))
+    def told_need(*args, **options):
+        needs.append(need(*args, **options))
         return needs[-1]
 
     def room_for_one():
@@ -113,3 +116,6 @@ def test_a_training_that_does_not_fit_takes_nothing(tmp_path, monkeypatch):
     told = screen.getvalue()
     assert "rows; memory of " in told and "MiB a member: replay " in told
     assert not (tmp_path / "checkpoints").exists()
+    # As the sentence says: fewer members, in the same folder.
+    fewer = dataclasses.replace(config, seeds=(0,))
+    assert launch.train(fewer, console=Console(file=screen)).finished

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import io
+import itertools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -96,15 +98,47 @@ def parse(arguments: Sequence[str]) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        raise ValueError(_sentence(told.getvalue())) from None
+        raise ValueError(_plain(_sentence(told.getvalue()))) from None
+
+
+PLAIN = {
+    r"Error parsing (\S+): invalid literal for int.*: (.*)": (
+        r"\1 is \2; it must be a whole number"
+    ),
+    r"Error parsing (\S+): could not convert string to float: (.*)": (
+        r"\1 is \2; it must be a number"
+    ),
+    r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]": (
+        r"\1 is \2; it must be whole numbers"
+    ),
+    r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)": (
+        r"\2 is \1; it must be one of \3"
+    ),
+    r"Missing value for argument '(.*)'\. Expected.*": (
+        r"\1 has no value; it must have one"
+    ),
+}
+"""What tyro says of a value, as patterns, and how every other error here says it."""
+
+
+def _plain(sentence: str) -> str:
+    for pattern, ours in PLAIN.items():
+        found = re.fullmatch(pattern, sentence)
+        if found:
+            return found.expand(ours)
+    return sentence
 
 
 def _sentence(box: str) -> str:
-    """The first paragraph of an error in a box, without what is drawn around it."""
-    text = box.splitlines()[1:] if box.startswith("╭") else box.splitlines()
-    rows = [line.strip("│ ") for line in text]
-    until = next((i for i, row in enumerate(rows) if not row.strip("─╰╯")), len(rows))
-    return " ".join(rows[:until]).rstrip(".")
+    """The first paragraph below an error's title, without what is drawn around it.
+
+    A terminal without box characters gets mere rules.
+    """
+    drawn = "│─╭╮╰╯- "
+    rows = [line.strip("│ ") for line in box.splitlines()[1:]]
+    below = itertools.dropwhile(lambda row: not row.strip(drawn), rows)
+    paragraph = itertools.takewhile(lambda row: row.strip(drawn), below)
+    return " ".join(paragraph).rstrip(". ")
 
 
 def main() -> None:

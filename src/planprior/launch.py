@@ -65,7 +65,12 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         )
         folder = experiment.run_dir
         stack.enter_context(runtime.RunLock(folder))
-        stored = _claim(folder, experiment)
+        stored = _stored(folder, experiment)
+        population = _population(experiment)
+        need = _need(experiment, population, pool)
+        _introduce(experiment, population, need, pool, console)
+        _check_memory(population, need)
+        write_json_atomic(folder / "config.json", stored)
         saving = Saving(folder, checkpoint_meta(experiment), warn=console.print)
         start = saving.latest()
         if start is not None:
@@ -76,12 +81,9 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         )
         with _folder(experiment, start, console) as (run, progress):
             stop = stack.enter_context(runtime.GracefulStop())
-            population = _population(experiment)
-            need = _need(experiment, population, pool)
-            _introduce(experiment, population, need, pool, console)
             _tell_start(start, console)
             tools = pool, evaluation_pool, run, saving, progress, stop
-            training = _prepare(experiment, population, need, *tools)
+            training = _training(experiment, population, *tools)
             if start is not None:
                 training.restore(start)
             elif config.init_from:
@@ -103,8 +105,8 @@ def _pool(config: TrainConfig, num_envs: int, seeds: list[int]) -> Pool:
     return make_pool(config.task, count, seeds, workers, pool=config.pool)
 
 
-def _claim(folder: Path, experiment: Experiment) -> dict[str, Any]:
-    """Write `config.json`, or compare with the one that is there; what it holds now."""
+def _stored(folder: Path, experiment: Experiment) -> dict[str, Any]:
+    """What `config.json` is to hold; what it holds already must be the same."""
     new = json.loads(json.dumps(experiments.to_json(experiment)))
     if (folder / "config.json").exists():
         old = experiments.read(folder)
@@ -117,7 +119,6 @@ def _claim(folder: Path, experiment: Experiment) -> dict[str, Any]:
             )
     else:
         made = {"machine": runtime.describe(), "resumed": []}
-    write_json_atomic(folder / "config.json", new | made)
     return new | made
 
 
@@ -178,18 +179,20 @@ def _population(experiment: Experiment) -> Any:
     )
 
 
-def _prepare(
-    experiment, population, need, pool, evaluation_pool, run, saving, progress, stop
+def _training(
+    experiment, population, pool, evaluation_pool, run, saving, progress, stop
 ):
     """Build the training; only from here on is memory taken."""
-    from planprior import memory
     from planprior.device_training import DeviceTraining
     from planprior.training import Tools, Training
 
-    memory.check(need, memory.room(population))
     tools = Tools(pool, evaluation_pool, run, saving, progress, lambda: stop.requested)
-    on_device = experiment.train.loops_on_device(pool.spec.name, pool.on_device)
+    on_device = _loops_on_device(experiment, pool)
     return (DeviceTraining if on_device else Training)(experiment, population, tools)
+
+
+def _loops_on_device(experiment: Experiment, pool: Pool) -> bool:
+    return experiment.train.loops_on_device(pool.spec.name, pool.on_device)
 
 
 def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
@@ -221,8 +224,18 @@ def _begin_from(path: str, training: Any, console: Console) -> None:
 def _need(experiment: Experiment, population: Any, pool: Pool) -> Any:
     from planprior import memory
 
-    each = pool.bytes_on_device()
-    return memory.need(population, experiment.train.eval_episodes, each)
+    return memory.need(
+        population,
+        experiment.train.eval_episodes,
+        env_bytes=pool.bytes_on_device(),
+        loops_on_device=_loops_on_device(experiment, pool),
+    )
+
+
+def _check_memory(population: Any, need: Any) -> None:
+    from planprior import memory
+
+    memory.check(need, memory.room(population))
 
 
 def _introduce(

@@ -557,6 +557,7 @@ class Progress:
         self._past = deque([(clock(), start)])
         self._drawn = (clock(), start)
         self._facts: dict[str, str] = {}
+        self._pretrained: tuple[float, int] | None = None
 
     def __enter__(self) -> "Progress":
         if self._live:
@@ -600,6 +601,27 @@ class Progress:
                 items = (f"{name} {form.format(x)}" for name, x in values.items())
                 self._facts[title] = ", ".join(items)
         if returns or now - self._drawn[0] >= self._every:
+            self._draw()
+
+    def pretraining(self, done: int, due: int) -> None:
+        """Takes how far a training is whose steps stand still meanwhile.
+
+        Args:
+            done: Updates made so far.
+            due: How many are made before the next step.
+        """
+        now = self._clock()
+        if done >= due:
+            self._facts.pop("pretraining", None)
+            self._pretrained = None
+            return
+        begun, first = self._pretrained = self._pretrained or (now, done)
+        text = f"{done} of {due} updates ({done / due:.0%})"
+        if done > first:
+            left = (due - done) / (done - first) * (now - begun)
+            text += f", left {_duration(left)}"
+        self._facts["pretraining"] = text
+        if now - self._drawn[0] >= self._every:
             self._draw()
 
     def say(self, text: str) -> None:

@@ -43,7 +43,13 @@ class Need(NamedTuple):
         return f"{text}, environments {envs}" if self.envs else text
 
 
-def need(population: Population, evaluated: int = 0, env_bytes: int = 0) -> Need:
+def need(
+    population: Population,
+    evaluated: int = 0,
+    *,
+    env_bytes: int = 0,
+    loops_on_device: bool = False,
+) -> Need:
     """What each member of a population needs.
 
     Args:
@@ -51,11 +57,13 @@ def need(population: Population, evaluated: int = 0, env_bytes: int = 0) -> Need
         evaluated: Environments of a member that evaluate, and are planned for at once.
         env_bytes: Bytes of one environment on the device; there are two states of each,
             before and after a step.
+        loops_on_device: Whether it is trained by a `DeviceLoop`, which writes over the
+            agents wherever it runs.
     """
     spec, config = population.spec, population.config
     agents = jax.tree.leaves(jax.eval_shape(population.init))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in agents)
-    size *= 1 if population.programs.donates else 2
+    size *= 1 if loops_on_device or population.programs.donates else 2
     plan = max(population.num_envs, evaluated) * plan_bytes(spec, config)
     learned = FLOAT * population.num_parameters()
     return Need(

@@ -349,14 +349,16 @@ class Training:
             )
 
     def _show_pretraining(self, due: int) -> None:
-        if self.counters.updates > self.schedule.pretraining:
+        done, at_once = self.counters.updates, self.schedule.updates_at_once
+        if done - at_once >= self.schedule.pretraining:
             return
-        if self.counters.updates == self.schedule.updates_at_once:
+        if done == at_once:
             self._reporter.say(
                 f"pretraining: {due} updates on the {self.env_steps} env steps of "
                 "random actions"
             )
         jax.block_until_ready(self._metrics)
+        self.tools.progress.pretraining(done, self.schedule.pretraining)
 
     # --- Members that diverge ---------------------------------------------------------
 
