@@ -217,7 +217,7 @@ def _show(
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(
-        title=title, title_justify="left", box=None, padding=(0, 2, 0, 0),
+        title=title, title_justify="left", box=None, padding=(0, 1, 0, 0),
         header_style="bold",
     )  # fmt: skip
     for column in columns:
@@ -225,8 +225,13 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def _short(number: float) -> str:
+    """Three digits, or all those before the point: a table of 80 columns holds them."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def _ms(timing: Any) -> str:
-    return f"{1e3 * timing.least:.2f} / {1e3 * timing.median:.2f}"
+    return f"{_short(1e3 * timing.least)}/{_short(1e3 * timing.median)}"
 
 
 def _times(results: Sequence[Any]) -> Table:
@@ -247,7 +252,7 @@ def _costs(results: Sequence[Any]) -> Table:
 
     table = _table(
         "\nplan and update", "members", "compile s", "GFLOP", "share of peak",
-        "kernels", "temporaries", "peak of device",
+        "kernels", "temporaries, MiB", "peak of device",
     )  # fmt: skip
     for r in results:
         pairs = [(r.programs[p], r.flops[p], r.peak_share[p]) for p in r.programs]
@@ -255,15 +260,15 @@ def _costs(results: Sequence[Any]) -> Table:
         table.add_row(
             str(r.members),
             *(
-                " + ".join(parts)
+                "+".join(parts)
                 for parts in zip(
                     *(
                         (
-                            f"{program.compile_seconds:.1f}",
-                            f"{flops / 1e9:.2f}",
+                            f"{program.compile_seconds:.0f}",
+                            _short(flops / 1e9),
                             f"{share:.0%}",
                             str(sum(program.kernels.values())),
-                            format_bytes(program.memory["temp"]),
+                            _short(program.memory["temp"] / 2**20),
                         )
                         for program, flops, share in pairs
                     ),
