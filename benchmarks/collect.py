@@ -3,7 +3,7 @@
     python benchmarks/collect.py runs/* --table results/dmcontrol.csv
 
 One row per evaluation and member. Rows of runs that are in the table already are
-replaced; all others stay.
+replaced, unless they go further than the new ones; all others stay.
 """
 
 import argparse
@@ -113,9 +113,28 @@ def key(row: dict[str, str]) -> tuple[str, ...]:
     return tuple(row.get(name) or "" for name in KEYS)
 
 
+def furthest(rows: list[dict[str, str]]) -> dict[tuple[str, ...], int]:
+    """The last environment steps of every run."""
+    last: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        last[key(row)] = max(int(row["env_steps"]), last.get(key(row), 0))
+    return last
+
+
 def merge(old: list[dict[str, str]], new: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Old rows, but those of runs that are among the new ones; sorted."""
-    replaced = {key(row) for row in new}
+    """Old rows, but those of runs that are among the new ones; sorted.
+
+    Raises:
+        ValueError: A run in the table goes further than the one to replace it.
+    """
+    before, replaced = furthest(old), furthest(new)
+    for run, steps in replaced.items():
+        if steps < before.get(run, 0):
+            raise ValueError(
+                f"{' '.join(filter(None, run))} is in the table up to {before[run]:,} "
+                f"env steps, further than the run to replace it ({steps:,}): let that "
+                "go on first, or collect it into another --table"
+            )
     kept = [row for row in old if key(row) not in replaced]
     return sorted(kept + new, key=lambda row: (*key(row), int(row["env_steps"])))
 
@@ -142,7 +161,10 @@ def main() -> None:
     if options.table.exists():
         with options.table.open(encoding="utf-8", newline="") as file:
             old = list(csv.DictReader(file))
-    write(options.table, merge(old, new))
+    try:
+        write(options.table, merge(old, new))
+    except ValueError as error:
+        parser.error(str(error))
     print(f"{options.table}: {len(new)} rows of {len(folders)} runs")
 
 

@@ -1,13 +1,15 @@
-"""Is it the planner that is too small? Evaluate a run with the published one.
+"""Is it the planner that is too small, or the noise that is missing?
 
     python benchmarks/planner_size.py RUNS/finger-spin RUNS/walker-walk
 
-The agents of each run's last checkpoint play the same episodes twice: with the planner
-that they were trained with, and with TD-MPC2's (512 samples, 6 iterations).
+The agents of each run's last checkpoint play the same episodes three times: with the
+planner that they were trained with, with the same exploring as in training, and with
+TD-MPC2's (512 samples, 6 iterations).
 """
 
 import argparse
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +18,25 @@ from planprior.config import PlannerConfig
 from planprior.envs.registry import make_pool
 from planprior.evaluation import evaluate
 from planprior.population import Population
+from planprior.programs import Decision
 
 SIZES = ("num_samples", "num_elites", "num_policy_trajectories", "iterations")
 
 
-def returns(agent: Agent, planner: PlannerConfig, episodes: int) -> np.ndarray:
+class Exploring(Population):
+    """Agents that are evaluated with the noise that they are trained with."""
+
+    def evaluate(self, *place: Any) -> Decision:
+        """Plan with exploration."""
+        return self.act(*place)[0]
+
+
+def returns(
+    agent: Agent, planner: PlannerConfig, episodes: int, kind: type[Population]
+) -> np.ndarray:
     """Returns of an agent's episodes, planned by another planner."""
     config = dataclasses.replace(agent.config, planner=planner)
-    population = Population(
+    population = kind(
         agent.spec, config, [0], [agent.hypers], num_envs=episodes,
         capacity=config.horizon + 1,
     )  # fmt: skip
@@ -40,16 +53,21 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     options = parser.parse_args()
     for run in options.runs:
-        agent = Agent.load(run, checkpoint="latest")
+        try:
+            agent = Agent.load(run, checkpoint="latest")
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
         own, published = agent.config.planner, PlannerConfig()
         sizes = {name: getattr(published, name) for name in SIZES}
-        for planner in (own, dataclasses.replace(own, **sizes)):
-            found = returns(agent, planner, options.episodes)
+        large = dataclasses.replace(own, **sizes)
+        for planner, kind in ((own, Population), (own, Exploring), (large, Population)):
+            found = returns(agent, planner, options.episodes, kind)
             error = np.std(found, ddof=1) / np.sqrt(len(found))
+            noise = ", exploring" if kind is Exploring else ""
             print(
-                f"{run}: {planner.num_samples} samples, {planner.iterations} rounds: "
-                f"mean {np.mean(found):.1f} (standard error {error:.1f}), "
-                f"least {np.min(found):.1f}",
+                f"{run}: {planner.num_samples} samples, {planner.iterations} rounds"
+                f"{noise}: mean {np.mean(found):.1f} (standard error {error:.1f}), "
+                f"least {np.min(found):.1f}, most {np.max(found):.1f}",
                 flush=True,
             )
 

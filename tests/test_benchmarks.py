@@ -1,6 +1,7 @@
 """The scripts of benchmarks/: what is run, resumed, collected and written down."""
 
 import csv
+import os
 import signal
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def test_finished_runs_are_skipped_and_failures_do_not_stop_the_others(
     assert capsys.readouterr().out == "[1/1] good-bmpc-5-seed0-2: done\n"
 
 
+def test_runs_at_the_same_time_share_the_cores(tmp_path, command, monkeypatch):
+    cores = os.sched_getaffinity(0)
+    dealt = suite.shares(2)
+    assert all(dealt) and set.union(*dealt) == cores
+    assert suite.shares(1) == [set()]
+    # More runs than cores: some share one.
+    assert all(suite.shares(len(cores) + 1))
+    held = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, share: held.append(share))
+    side_by_side = driver(tmp_path, command, jobs=2)
+    assert side_by_side.run(entries("a", "b", "c"))
+    assert len(held) == 3 and all(share in dealt for share in held)
+    assert driver(tmp_path, command, jobs=2).run(entries("a", "b", "c"))
+
+
 def test_a_run_is_told_to_save_when_the_time_is_up_and_goes_on(
     tmp_path, command, capsys
 ):
@@ -164,6 +180,18 @@ def test_rows_of_a_run_are_replaced_and_all_others_stay(tmp_path, monkeypatch):
     steps = {m: [r["env_steps"] for r in rows if r["method"] == m]
              for m in ("bmpc", "pompc")}  # fmt: skip
     assert steps == {"bmpc": ["0", "100", "200", "300"], "pompc": ["0", "100", "200"]}
+
+
+def test_a_run_that_goes_further_is_not_replaced(tmp_path, monkeypatch, capsys):
+    table = tmp_path / "table.csv"
+    whole = write_run(tmp_path / "a", (0,), method="bmpc", steps=(0, 100, 200))
+    run_collect(monkeypatch, whole, "--table", table)
+    before = table.read_bytes()
+    shorter = write_run(tmp_path / "b", (0,), method="bmpc", steps=(0, 100))
+    with pytest.raises(SystemExit):
+        run_collect(monkeypatch, shorter, "--table", table)
+    assert "in the table up to 200 env steps, further than" in capsys.readouterr().err
+    assert table.read_bytes() == before
 
 
 def test_rows_have_the_command_that_made_them(tmp_path, monkeypatch):
@@ -280,10 +308,11 @@ def test_a_process_and_its_children_are_seen(tmp_path):
         command, start_new_session=True, stdin=subprocess.PIPE
     ) as process:
         for _ in range(600):
-            if len(memory.family(process.pid)) == 2:
+            found = memory.look(process.pid, tmp_path, time.monotonic())
+            # A child that has just begun has no memory of its own yet.
+            if found.processes == 2 and found.workers_mib > 1:
                 break
             time.sleep(0.05)
-        found = memory.look(process.pid, tmp_path, time.monotonic())
         assert found.processes == 2 and found.mib > 1 and found.workers_mib > 1
         assert found.threads == 1 and found.files >= 3
         process.communicate(b"x")

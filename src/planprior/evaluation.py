@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from planprior.envs.base import Pool
+from planprior.intervals import mean_intervals
 from planprior.population import Population
 from planprior.state import AgentState
 
@@ -98,32 +99,17 @@ def evaluate(
     return Scores(returns.reshape(shape), lengths.reshape(shape), met, finite)
 
 
-def interval(
-    returns: np.ndarray, *, confidence: float = 0.95, draws: int = 10_000
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean (percentile method, fixed random numbers).
-
-    Args:
-        returns: One per episode.
-        confidence: Probability that the interval is to cover.
-        draws: Resamples.
-    """
-    rng = np.random.default_rng(0)
-    index = rng.integers(len(returns), size=(draws, len(returns)))
-    means = np.mean(np.asarray(returns)[index], axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def summary(scores: Scores) -> dict[str, Any]:
-    """What `planprior eval` reports of one member's scores."""
+    """What `planprior eval` reports of one member's scores.
+
+    The interval of the mean is Student's over episodes; one episode has none.
+    """
     returns = scores.returns[0]
-    low, high = interval(returns)
+    ((mean,), (low,), (high,), _) = mean_intervals(returns[:, None])
+    ends = {"low": float(low), "high": float(high)} if len(returns) > 1 else {}
     return {
-        "mean": float(np.mean(returns)),
-        "low": low,
-        "high": high,
+        "mean": float(mean),
+        **ends,
         "std": float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0,
         **scores.success_rate(0),
         "episodes": len(returns),

@@ -183,6 +183,8 @@ def aggregate(
 ) -> Estimate:
     """A statistic over tasks of equal weight, with its stratified bootstrap interval.
 
+    Where a task has one run there is none: resampling tells nothing of it.
+
     Args:
         groups: Scores of each task, one per run; tasks may differ in runs.
         statistic: `iqm` or `mean`.
@@ -193,8 +195,7 @@ def aggregate(
     weights = np.concatenate([np.full(len(g), 1 / len(g)) for g in groups])
     value = statistic(np.concatenate(groups), weights)
     resampled = np.concatenate([_resample(g, rng, draws) for g in groups], axis=1)
-    low, high = _percentiles(statistic(resampled, weights), confidence)
-    return Estimate(float(value), low, high, min(map(len, groups)))
+    return _estimate(value, statistic(resampled, weights), groups, confidence)
 
 
 def probability_of_improvement(
@@ -207,7 +208,8 @@ def probability_of_improvement(
 ) -> Estimate:
     """Probability that a run of `a` beats one of `b` on the same task, over all tasks.
 
-    A tie counts as half. One half means that neither is better.
+    A tie counts as half. One half means that neither is better. The interval is the
+    stratified bootstrap's, as in `aggregate`.
 
     Args:
         a: Scores of each task, one per run.
@@ -224,8 +226,7 @@ def probability_of_improvement(
         ],
         axis=0,
     )
-    low, high = _percentiles(resampled, confidence)
-    return Estimate(float(value), low, high, min(map(len, [*a, *b])))
+    return _estimate(value, resampled, [*a, *b], confidence)
 
 
 def bootstrap_intervals(
@@ -264,6 +265,14 @@ def _resample(
 def _wins(a: Float[np.ndarray, "*batch n"], b: Float[np.ndarray, "*batch m"]) -> Value:
     gap = a[..., :, None] - b[..., None, :]
     return np.mean((gap > 0) + 0.5 * (gap == 0), axis=(-2, -1))
+
+
+def _estimate(
+    value: Value, resampled: Value, groups: Groups, confidence: float
+) -> Estimate:
+    runs = min(map(len, groups))
+    ends = _percentiles(resampled, confidence) if runs > 1 else (np.nan, np.nan)
+    return Estimate(float(value), *ends, runs)
 
 
 def _percentiles(values: Value, confidence: float) -> tuple[float, float]:

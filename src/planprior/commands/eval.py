@@ -118,10 +118,13 @@ def _tell(told: dict[str, Any], experience: str, options: Eval) -> None:
         print(json.dumps(told))
         return
     console = Console(highlight=False)
+    over = "1 episode"
+    if "low" in told:
+        ends = f"95 % interval {told['low']:.1f} to {told['high']:.1f}"
+        over = f"{ends}, {told['episodes']} episodes"
     console.print(
         f"{told['task']}, {told['method']}, {experience}, by {options.mode}: "
-        f"{told['mean']:.1f} (95 % interval {told['low']:.1f} to {told['high']:.1f}, "
-        f"{told['episodes']} episodes)",
+        f"{told['mean']:.1f} ({over})",
         soft_wrap=True,
     )
     if "success" in told:
