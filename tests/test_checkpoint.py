@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from planprior import checkpoint, tensorfile
+from planprior.acting import find_checkpoint
 from planprior.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -527,6 +528,13 @@ def test_an_empty_folder_has_none(tmp_path: Path) -> None:
     assert checkpoints.latest() is None and checkpoints.best() is None
 
 
+def test_saved_again_without_a_score_it_keeps_its_own(tmp_path: Path) -> None:
+    checkpoints = fill(tmp_path, {1: 5.0, 2: 3.0})
+    fill(tmp_path, {1: None, 2: 4.0})
+    assert read_meta(checkpoints.path(1))["score"] == 5.0
+    assert read_meta(checkpoints.path(2))["score"] == 4.0
+
+
 def test_no_scores_no_best(tmp_path: Path) -> None:
     assert fill(tmp_path, {1: None}).best() is None
 
@@ -545,6 +553,13 @@ def test_damaged_ones_are_passed_over_with_a_sentence(tmp_path: Path) -> None:
     assert checkpoints.latest() == checkpoints.path(1)
     assert len(warnings) == 2 and "step_000000003" in warnings[0]
     assert checkpoints.best() == checkpoints.path(1)
+
+
+def test_where_the_best_are_damaged_another_one_is_found(tmp_path: Path) -> None:
+    checkpoints = fill(tmp_path / "checkpoints", {1: 1.0, 2: None})
+    flip(checkpoints.path(1) / "agent.safetensors", -1)
+    assert checkpoints.best() is None
+    assert find_checkpoint(tmp_path, "best") == checkpoints.path(2)
 
 
 def test_when_all_are_damaged_nothing_starts_anew(tmp_path: Path) -> None:

@@ -127,6 +127,20 @@ def test_resuming_drops_later_rows_and_doubles_none(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"train.jsonl", "eval.csv"}
 
 
+def test_an_evaluation_that_will_be_made_again_is_dropped(tmp_path: Path) -> None:
+    """The checkpoint of its step is from before it."""
+    with RunFolder(tmp_path) as run:
+        for step in (10, 20):
+            run.train({"step": step, "event": "update"})
+            run.train({"step": step, "event": "evaluation"})
+            run.evaluation({"step": step, "episode_reward": 1.5})
+    with RunFolder(tmp_path, resumed_at=20, evaluated_at=10):
+        pass
+    assert steps(tmp_path / "train.jsonl") == [10, 10, 20]
+    rows = (tmp_path / "eval.csv").read_text().splitlines()
+    assert rows == ["step,episode_reward", "10,1.5"]
+
+
 @pytest.mark.parametrize("kept", range(1, 8))
 def test_a_half_written_last_line_is_dropped(tmp_path: Path, kept: int) -> None:
     """Cut anywhere: `20,1.5` must not survive as the smaller number `20,1`."""

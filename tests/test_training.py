@@ -25,6 +25,7 @@ from planprior.envs.base import EnvError
 from planprior.experiment import TrainConfig
 from planprior.replay_store import ReplayStore
 from planprior.runtime import GracefulStop
+from planprior.saving import Saving
 from planprior.training import Schedule
 from scripts import load
 from toys import LENGTH, TINY, UNEVEN
@@ -106,6 +107,13 @@ def test_reanalysis_keeps_its_cadence_whatever_the_size_of_calls():
     four = Schedule(4, 1, 8, 1.0, 10)
     due = [n for n in range(8, 88, 4) if four.reanalyses(n)]
     assert len(due) == 8  # 80 updates at one in ten
+    # Calls are no longer than from one reanalysis to the next.
+    for num_envs, rate in ((16, 1.0), (64, 1.0), (64, 0.5), (4, 16.0)):
+        many = Schedule(num_envs, 1, num_envs, rate, 10)
+        assert many.updates_at_once == 10
+        first = many.pretraining
+        due = [n for n in range(first, first + 400, 10) if many.reanalyses(n)]
+        assert len(due) == 40
     assert not any(Schedule(1, 1, 5, 1.0, 0).reanalyses(n) for n in range(50))
 
 
@@ -163,6 +171,20 @@ def test_another_configuration_is_refused_by_name(finished):
     assert "train.seed was 0 and is 1" in str(error.value)
     with pytest.raises(ValueError, match=r"agent\.horizon was 2 and is 3"):
         train(folder, settings=TINY | {"horizon": 3})
+
+
+def test_a_command_that_failed_can_be_mended(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train(tmp_path / "run", init_from="nowhere")
+    assert train(tmp_path / "run")[0].finished
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, True])
+def test_a_seed_that_keys_would_forget_is_refused(tmp_path, seed):
+    with pytest.raises(ValueError, match=r"seed is .*; it must be"):
+        config(tmp_path, seed=seed)
+    with pytest.raises(ValueError, match=r"seeds is .* in \[0, 2\^32 - 1\]"):
+        config(tmp_path, seeds=(0, seed))
 
 
 def test_the_agent_can_be_loaded_and_asked(finished):
@@ -372,6 +394,50 @@ def test_stopped_and_resumed_it_is_as_if_never_stopped(
     assert one == other and len(one) == 3
     for event in ("episode", "evaluation"):
         assert events(whole, event) == events(parts, event)
+
+
+def test_a_stop_while_an_evaluation_is_saved_loses_no_score(tmp_path, monkeypatch):
+    folder, save, stops = tmp_path / "run", Saving.save, []
+
+    def save_and_be_stopped(saving, *args, **options):
+        save(saving, *args, **options)
+        stops.append(options["score"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saving, "save", save_and_be_stopped)
+        patch.setattr(GracefulStop, "requested", property(lambda self: bool(stops)))
+        result, _ = train(folder)
+    # Nothing had changed since: there was one save, and what it holds still holds.
+    assert not result.finished and len(stops) == 1
+    path = Checkpoints(folder / "checkpoints").path(80)
+    assert read_meta(path)["score"] == stops[0]
+    # At the end there is nothing left to do: stopped or not, it is finished.
+    stops.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Saving, "save", save_and_be_stopped)
+        patch.setattr(GracefulStop, "requested", property(lambda self: bool(stops)))
+        assert train(folder)[0].finished and len(stops) == 1
+
+
+def test_a_pretraining_is_saved_in_time_and_never_evaluated(tmp_path, monkeypatch):
+    """Its last random decision is one after which agents are evaluated."""
+    folder, saved, save = tmp_path / "run", [], Saving.save
+
+    def note(saving, step, agents, replay, counters, **options):
+        saved.append((step, counters["updates"], counters["seconds"]))
+        save(saving, step, agents, replay, counters, **options)
+
+    monkeypatch.setattr(Saving, "save", note)
+    with monkeypatch.context() as patch:
+        requested = property(lambda self: len(saved) > 30)
+        patch.setattr(GracefulStop, "requested", requested)
+        result, _ = train(folder, eval_every=40, save_minutes=1e-9)
+    assert not result.finished
+    steps, updates, seconds = zip(*saved, strict=True)
+    assert steps[-1] == 40 and 0 < updates[-1] < 20
+    assert seconds == tuple(sorted(set(seconds)))
+    train(folder, eval_every=40)
+    assert [row["step"] for row in evaluations(folder)] == ["80", "120", "160"]
 
 
 def stop_after(stop, questions):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from planprior import checkpoint, exporting, portable, settings
+from planprior import checkpoint, exporting, portable, settings, sweep
 from planprior.checkpoint import CheckpointError, Checkpoints
 from planprior.config import Config
 from planprior.experiment import FORMAT
@@ -173,8 +173,10 @@ def find_member(
     fits = [i for i, m in enumerate(members) if _fits(m, wanted)]
     if len(fits) == 1:
         return fits[0]
-    texts = (", ".join(f"{k}={v:g}" for k, v in m.items()) for m in members)
-    asked = ", ".join(f"{name}={value:g}" for name, value in wanted.items())
+    *texts, asked = (
+        ", ".join(f"{name}={sweep.brief(x)}" for name, x in columns.items())
+        for columns in (*members, wanted)
+    )
     raise CheckpointError(
         f"member is {asked}, which fits {len(fits)} of the {count} in {folder}: "
         f"{'; '.join(f'{i}: {text}' for i, text in enumerate(texts))}"

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -150,12 +150,13 @@ class Checkpoints:
     ) -> Path:
         """Writes a checkpoint, then removes those no longer wanted.
 
-        `step` and `score` become part of `meta`. Checkpoints of later steps go too: a
+        `step` and `score` become part of `meta`; without a score that of the checkpoint
+        which is replaced stays, if there is one. Checkpoints of later steps go too: a
         run comes to an earlier step again only when it could not use them.
         """
         for leftover in self.folder.glob(".step_*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-        number = math.nan if score is None else float(score)
+        number = self._score(step) if score is None else float(score)
         kept = number if math.isfinite(number) else None
         save(self.path(step), groups, {**(meta or {}), "step": step, "score": kept})
         self._prune(step)
@@ -163,25 +164,24 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """Returns the newest good checkpoint, or None where there is none at all."""
-        return self._first_good(self.steps()[::-1])
+        steps = self.steps()
+        found = next(self._good(steps[::-1]), None)
+        if steps and not found:
+            # To start anew would in the end delete what a person might still repair.
+            raise CheckpointError(f"every checkpoint in {self.folder} is damaged")
+        return found
 
     def best(self) -> Path | None:
-        """Returns the good checkpoint of highest score, or None where none has one."""
-        return self._first_good(self._by_score(self.steps()))
+        """Returns the good checkpoint of highest score; None if no good one has one."""
+        return next(self._good(self._by_score(self.steps())), None)
 
-    def _first_good(self, steps: Iterable[int]) -> Path | None:
-        damaged = False
+    def _good(self, steps: Iterable[int]) -> Iterator[Path]:
         for step in steps:
             try:
                 verify(self.path(step))
-                return self.path(step)
+                yield self.path(step)
             except DamagedCheckpointError as error:
                 self._warn(f"{error}; this checkpoint is passed over")
-                damaged = True
-        if damaged:
-            # To start anew would in the end delete what a person might still repair.
-            raise CheckpointError(f"every checkpoint in {self.folder} is damaged")
-        return None
 
     def _by_score(self, steps: Iterable[int]) -> list[int]:
         scored = [(self._score(step), step) for step in steps]

@@ -7,8 +7,8 @@ call makes is an argument of the one program, which is compiled once: results do
 depend on how a training is cut into calls.
 
 Axes: D decisions of a call, at most `MOST`; C calls of the learner that belong to one
-decision, at most `CALLS`; N = P · E environments, in order of members; T numbers that
-are told. All others are those of `programs.py`.
+decision; N = P · E environments, in order of members; T numbers that are told. All
+others are those of `programs.py`.
 """
 
 import dataclasses
@@ -31,10 +31,6 @@ from planprior.types import Gaussian
 
 MOST = 256
 """Decisions of a call, at most: as many as the record has room for."""
-
-CALLS = 2
-"""Calls of the learner that one decision can ask for: `Schedule.updates_at_once` is the
-whole part of the updates of a decision, and what is left over is less than that."""
 
 GONE = -(2**30)
 """A serial number of rows that no replay holds."""
@@ -67,7 +63,7 @@ def timetable(schedule: Schedule, counters: Counters, length: int) -> Timetable:
     They are all random, or none is: between them the host makes up for gradient steps.
     """
     random, calls = np.zeros(MOST, bool), np.zeros(MOST, np.int32)
-    told, renewed = np.zeros((2, MOST, CALLS), bool)
+    told, renewed = np.zeros((2, MOST, schedule.most_calls), bool)
     updates, at_once = counters.updates, schedule.updates_at_once
     for i in range(length):
         made = counters.decisions + i

@@ -27,6 +27,12 @@ FREE = (
 (`loop` no more than by rounding), only how far it goes and where it is shown."""
 
 
+def _is_seed(value: object) -> bool:
+    """Whether it is a seed; JAX's keys forget what is beyond 32 bits."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and 0 <= value < 2**32
+
+
 @dataclass(frozen=True)
 class TrainConfig(Checked):
     """One training: a task, a method, and how long.
@@ -54,7 +60,9 @@ class TrainConfig(Checked):
         seed_steps: Environment steps of random actions at the start; by default the
             published max(1000, 5 episodes) decisions.
         updates_per_step: Gradient steps per decision of one environment.
-        buffer_size: Decisions that an agent's replay keeps, at most those of `steps`.
+        buffer_size: Rows that an agent's replay keeps, at most those of `steps`: one
+            for each decision and one more for each episode, or `horizon` more for one
+            that ends by a rule which is learned.
         eval_every: Environment steps between evaluations; by default a twentieth of
             `steps`, but at least 10,000.
         eval_episodes: Episodes per evaluation.
@@ -112,7 +120,7 @@ class TrainConfig(Checked):
         super().__post_init__()
         owner = type(self).__name__
         self._settle_sweeps()
-        self.at_least(0, "seed")
+        require(_is_seed(self.seed), owner, "seed", self.seed, "in [0, 2^32 - 1]")
         self.at_least(1, "steps", "num_envs", "buffer_size", "eval_episodes")
         self.at_least(1, "log_every")
         for name in ("seed_steps", "eval_every"):
@@ -139,9 +147,8 @@ class TrainConfig(Checked):
         holds = not (seeds and self.seed)
         require(holds, owner, "seed", self.seed, "left out beside seeds")
         for seed in seeds:
-            whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
-            allowed = "whole numbers of at least 0"
-            require(whole, owner, "seeds", seeds, allowed)
+            allowed = "whole numbers in [0, 2^32 - 1]"
+            require(_is_seed(seed), owner, "seeds", seeds, allowed)
         settled = sweep.one_or_several(owner, "seeds", seeds) if seeds else ()
         if isinstance(settled, int):
             object.__setattr__(self, "seed", settled)
@@ -249,7 +256,8 @@ def resolve(
     if spec.can_terminate:
         extra = config.horizon / (config.horizon + 1)
     rows = math.ceil(decisions * (1 + extra)) + 2 * train.num_envs
-    least = train.num_envs * (config.horizon + 1)
+    # One slice lies within an episode wherever the border of two may be.
+    least = train.num_envs * (2 * config.horizon + 1)
     every = train.eval_every or max(10_000, train.steps // 20)
     return Experiment(
         train=train,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from planprior import experiment as experiments
 from planprior import runtime
-from planprior.checkpoint import write_json_atomic
+from planprior.checkpoint import Checkpoints, write_json_atomic
 from planprior.envs.base import Pool
 from planprior.envs.process import choose_workers
 from planprior.envs.registry import make_pool, proposed_settings, resolve
@@ -106,9 +106,13 @@ def _pool(config: TrainConfig, num_envs: int, seeds: list[int]) -> Pool:
 
 
 def _stored(folder: Path, experiment: Experiment) -> dict[str, Any]:
-    """What `config.json` is to hold; what it holds already must be the same."""
+    """What `config.json` is to hold; what was trained by it already must be the same.
+
+    A command that failed before its first checkpoint may be mended and repeated.
+    """
     new = json.loads(json.dumps(experiments.to_json(experiment)))
-    if (folder / "config.json").exists():
+    trained = Checkpoints(folder / "checkpoints").steps()
+    if trained and (folder / "config.json").exists():
         old = experiments.read(folder)
         made = {"machine": old.pop("machine", {}), "resumed": old.pop("resumed", [])}
         different = experiments.differences(old, new)
@@ -141,7 +145,11 @@ def _folder(
     sinks = _sinks(experiment, resumed_at)
     with (
         RunFolder(
-            experiment.run_dir, resumed_at=resumed_at, sinks=sinks, warn=console.print
+            experiment.run_dir,
+            resumed_at=resumed_at,
+            evaluated_at=start.counters.evaluated_at if start else None,
+            sinks=sinks,
+            warn=console.print,
         ) as run,
         Progress(experiment.train.steps, start=step, console=console) as progress,
     ):

@@ -66,6 +66,7 @@ class RunFolder:
         folder: str | Path,
         *,
         resumed_at: int | None = None,
+        evaluated_at: int | None = None,
         sinks: Sequence[Sink] = (),
         warn: Callable[[str], object] = _LOG.warning,
     ):
@@ -76,13 +77,19 @@ class RunFolder:
             resumed_at: The step of the checkpoint that the run goes on from; rows of
                 later steps are dropped. None for a new run: tables that are there
                 are renamed to `*.old`.
+            evaluated_at: The step of the last evaluation before that checkpoint: later
+                ones are dropped, since they will be made again. None: `resumed_at`.
             sinks: Where else to send the rows. One that fails is left out from then on.
             warn: Called with one sentence when that happens.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._train = JsonLines(folder / "train.jsonl", resumed_at)
-        self._eval = CsvTable(folder / "eval.csv", resumed_at)
+        kept = None
+        if resumed_at is not None:
+            last = resumed_at if evaluated_at is None else evaluated_at
+            kept = Kept(resumed_at, last)
+        self._train = JsonLines(folder / "train.jsonl", kept)
+        self._eval = CsvTable(folder / "eval.csv", kept)
         self._sinks = list(sinks)
         self._warn = warn
 
@@ -147,20 +154,32 @@ def _writing(path: Path) -> Iterator[None]:
         raise OSError(f"{path} could not be written: {why}") from error
 
 
+class Kept(NamedTuple):
+    """Which rows of a run that is gone on with stay.
+
+    Attributes:
+        step: Their last step.
+        evaluated_at: That of evaluations.
+    """
+
+    step: int
+    evaluated_at: int
+
+
 class _Table:
     """A text file to which whole lines are appended."""
 
-    def __init__(self, path: Path, resumed_at: int | None):
+    def __init__(self, path: Path, kept: Kept | None):
         self._path = path
         with _writing(path):
-            if resumed_at is None:
+            if kept is None:
                 self._set_aside()
             else:
-                self._drop_after(resumed_at)
+                self._drop_others(kept)
             self._file = path.open("a", encoding="utf-8", newline="")
 
     @staticmethod
-    def _step(line: str) -> float:
+    def _stays(line: str, kept: Kept) -> bool:
         raise NotImplementedError
 
     def _parts(self) -> list[Path]:
@@ -172,9 +191,9 @@ class _Table:
             if path.exists() and path.stat().st_size:
                 os.replace(path, path.with_name(f"{path.name}.old"))
 
-    def _drop_after(self, step: int) -> None:
+    def _drop_others(self, kept: Kept) -> None:
         for path in reversed(self._parts()):
-            if _drop_after(path, step, self._step):
+            if _drop_unless(path, lambda line: self._stays(line, kept)):
                 return  # rows of earlier files are of earlier steps
             if path != self._path:
                 path.unlink()
@@ -203,8 +222,10 @@ class JsonLines(_Table):
     """One JSON object per line; NaN and infinities, which JSON lacks, become null."""
 
     @staticmethod
-    def _step(line: str) -> float:
-        return float(json.loads(line)["step"])
+    def _stays(line: str, kept: Kept) -> bool:
+        row = json.loads(line)
+        evaluation = row.get("event") == "evaluation"
+        return row["step"] <= (kept.evaluated_at if evaluation else kept.step)
 
     def _parts(self) -> list[Path]:
         return jsonl_parts(self._path)
@@ -239,16 +260,16 @@ def _part(path: Path, number: int) -> Path:
 class CsvTable(_Table):
     """Rows of fixed columns, `step` first; each is on disk when `append` returns."""
 
-    def __init__(self, path: Path, resumed_at: int | None):
+    def __init__(self, path: Path, kept: Kept | None):
         """Opens the table, and takes the columns from it if it has any."""
-        super().__init__(path, resumed_at)
+        super().__init__(path, kept)
         with path.open(encoding="utf-8", newline="") as file:
             self._columns = next(csv.reader(file), None)
 
     @staticmethod
-    def _step(line: str) -> float:
+    def _stays(line: str, kept: Kept) -> bool:
         first = line.split(",")[0].strip()
-        return -math.inf if first == "step" else float(first)
+        return first == "step" or float(first) <= kept.evaluated_at
 
     def append(self, row: Row) -> None:
         """Appends a row; raises `ValueError` if its columns are not the table's."""
@@ -293,8 +314,8 @@ def _plain(value: Any, *, finite: bool) -> Any:
     return value
 
 
-def _drop_after(path: Path, step: int, step_of: Callable[[str], float]) -> bool:
-    """Rewrites a table without the lines beyond `step` and those that are no rows.
+def _drop_unless(path: Path, stays: Callable[[str], bool]) -> bool:
+    """Rewrites a table without the lines that do not stay and those that are no rows.
 
     Returns whether there is any other.
 
@@ -307,8 +328,8 @@ def _drop_after(path: Path, step: int, step_of: Callable[[str], float]) -> bool:
     with path.open("rb") as source, temporary.open("wb") as kept:
         for line in source:
             try:
-                wanted = line.endswith(b"\n") and step_of(line.decode()) <= step
-            except (KeyError, RecursionError, TypeError, ValueError):
+                wanted = line.endswith(b"\n") and stays(line.decode())
+            except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
                 wanted = False
             if wanted:
                 kept.write(line)

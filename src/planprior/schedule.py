@@ -1,5 +1,6 @@
 """When what is due, from the number of decisions and of gradient steps alone."""
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,8 +71,15 @@ class Schedule(NamedTuple):
 
     @property
     def updates_at_once(self) -> int:
-        """Gradient steps that are one call."""
-        return max(1, int(self.num_envs * self.updates_per_step))
+        """Gradient steps that are one call: at most those between two reanalyses."""
+        most = self.reanalysis or math.inf
+        return max(1, int(min(self.num_envs * self.updates_per_step, most)))
+
+    @property
+    def most_calls(self) -> int:
+        """Calls that one decision can ask for, with the updates that were left over."""
+        left, updates = self.updates_at_once - 1, self.num_envs * self.updates_per_step
+        return (math.ceil(updates) + left) // self.updates_at_once
 
     def logs(self, decisions: int) -> bool:
         """Whether losses are logged after that decision."""
@@ -94,4 +102,4 @@ class Schedule(NamedTuple):
         planned = updates - self.pretraining
         if not self.reanalysis or planned < 0:
             return False
-        return planned % self.reanalysis < min(self.updates_at_once, self.reanalysis)
+        return planned % self.reanalysis < self.updates_at_once

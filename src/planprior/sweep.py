@@ -43,7 +43,7 @@ class Member:
     def describe(self) -> str:
         """What tells it apart, for people."""
         parts = self.columns().items()
-        return ", ".join(f"{name.replace('_', ' ')} {x:g}" for name, x in parts)
+        return ", ".join(f"{name.replace('_', ' ')} {brief(x)}" for name, x in parts)
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,13 @@ def is_value(word: str) -> bool:
 def short(values: Sequence[float] | Sequence[int]) -> str:
     """Values as a part of a folder's name."""
     if len(values) > _SHOWN:
-        return f"{values[0]:g}_to_{values[-1]:g}_x{len(values)}"
-    return "_".join(f"{x:g}" for x in values)
+        return f"{brief(values[0])}_to_{brief(values[-1])}_x{len(values)}"
+    return "_".join(map(brief, values))
+
+
+def brief(value: int | float) -> str:
+    """A number in few digits; a whole one, such as a seed, in all of its own."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def short_seeds(seeds: Sequence[int]) -> str:

@@ -95,6 +95,7 @@ class Training:
         self._shares = Shares()
         self._metrics: Mapping[str, Any] = {}
         self._plan_metrics: Mapping[str, Any] = {}
+        self._saved = (-1, -1, -1)
         self._fault: Any = population.no_fault()
         self._reporter = Reporter(
             experiment.members,
@@ -115,6 +116,7 @@ class Training:
                 tell their state.
         """
         self._note_faults()
+        self._count_seconds()
         with self._shares.section("save"):
             self.tools.run.sync()
             self.tools.saving.save(
@@ -125,7 +127,12 @@ class Training:
                 episodes=self._episodes() if episodes else None,
                 score=score,
             )
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved = time.monotonic(), self._place()
+
+    def _place(self) -> tuple[int, int, int]:
+        """Where the training is, as far as there is something to save."""
+        counters = self.counters
+        return counters.decisions, counters.updates, counters.evaluated_at
 
     def _episodes(self) -> dict[str, Any] | None:
         """What the running episodes need to be gone on with, if that can be told."""
@@ -145,7 +152,7 @@ class Training:
         self.replay = saving.load_replay(start, most // num_envs, self._empty_replay)
         self._fault = self.population.no_fault()
         self._fault[[int(member) for member in self.counters.frozen]] = 1
-        self._start = start
+        self._start, self._saved = start, self._place()
 
     def _empty_replay(self, room: int) -> Replay:
         room *= self.schedule.num_envs
@@ -171,13 +178,13 @@ class Training:
         """
         self._clock = time.monotonic() - self.counters.seconds
         self._saved_at = time.monotonic()
-        begun_at = self.counters.decisions
         try:
             return self._run()
         except (EnvError, WorkerError) as error:
             if isinstance(error, EnvError):
                 self._name_member(error, self.tools.pool)
-            if self.counters.decisions > begun_at:
+            # Not over a checkpoint of this step: it has the running episodes as well.
+            if self.counters.decisions > max(self._saved[0], 0):
                 self._save_after(error)
             raise
 
@@ -205,15 +212,17 @@ class Training:
             if not self.tools.stop():
                 self._step()
                 self._after_step()
-        finished = self.counters.decisions >= self.total
-        if finished:
-            self._catch_up()
-            finished = not self.tools.stop()
-        if finished and self.counters.evaluated_at < self.env_steps:
-            finished = self.evaluate()
-        if not finished:
+        finished = self.counters.decisions >= self.total and self._finish()
+        if not finished and self._place() != self._saved:
             self.save()
         return finished
+
+    def _finish(self) -> bool:
+        """Do what belongs to the last decision; return whether it is done."""
+        self._catch_up()
+        if self._updates_missing(self.schedule.updates_due(self.counters.decisions)):
+            return False
+        return self.counters.evaluated_at >= self.env_steps or self.evaluate()
 
     def _begin_episodes(self) -> None:
         """Begin new episodes, or go on with those that were saved."""
@@ -312,9 +321,12 @@ class Training:
         """
         at_once, counters = self.schedule.updates_at_once, self.counters
         with self._shares.section("update"):
-            while counters.updates + at_once <= due and not stop():
+            while self._updates_missing(due) and not stop():
                 self._learn(at_once, self.schedule.is_told(logging, counters.updates))
-                self._show_pretraining(due)
+                self._after_pretraining_call(due)
+
+    def _updates_missing(self, due: int) -> bool:
+        return self.counters.updates + self.schedule.updates_at_once <= due
 
     def _learn(self, num_updates: int, tell: bool) -> None:
         counters, population = self.counters, self.population
@@ -348,7 +360,8 @@ class Training:
                 "--horizon, or let episodes last longer"
             )
 
-    def _show_pretraining(self, due: int) -> None:
+    def _after_pretraining_call(self, due: int) -> None:
+        """Show how far the pretraining is, and save in time: it may take long."""
         done, at_once = self.counters.updates, self.schedule.updates_at_once
         if done - at_once >= self.schedule.pretraining:
             return
@@ -359,6 +372,7 @@ class Training:
             )
         jax.block_until_ready(self._metrics)
         self.tools.progress.pretraining(done, self.schedule.pretraining)
+        self._save_in_time()
 
     # --- Members that diverge ---------------------------------------------------------
 
@@ -392,17 +406,26 @@ class Training:
 
     def _after_step(self) -> None:
         self.tools.progress.update(self.env_steps)
-        minutes = self.experiment.train.save_minutes
         if self._evaluation_due():
             self.evaluate()
-        elif time.monotonic() - self._saved_at > 60 * minutes:
+        else:
+            self._save_in_time()
+
+    def _save_in_time(self) -> None:
+        if time.monotonic() - self._saved_at > 60 * self.experiment.train.save_minutes:
             self.save()
 
     def _count_seconds(self) -> None:
         self.counters.seconds = time.monotonic() - self._clock
 
     def _evaluation_due(self) -> bool:
-        """Whether the last decision passed a multiple that was not evaluated."""
+        """Whether the last decision passed a multiple that was not evaluated.
+
+        Not where that was a random one: the agent has learned nothing, or is amid its
+        pretraining.
+        """
+        if self.schedule.is_random(self.counters.decisions - 1):
+            return False
         step, every = self.env_steps, self.experiment.eval_every
         before = step - self.experiment.steps_per_decision
         passed = step // every > before // every and self.counters.updates > 0

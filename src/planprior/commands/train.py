@@ -91,7 +91,7 @@ def run(options: Any) -> int:
         Console(highlight=False).print(
             f"done; look at it with: planprior eval {result.run_dir}", soft_wrap=True
         )
-    return 128 + result.signal if result.signal else 0
+    return 128 + result.signal if result.signal and not result.finished else 0
 
 
 def _several(name: str, text: str) -> tuple[Any, ...]:
