@@ -9,6 +9,7 @@ import argparse
 import csv
 import functools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -83,24 +84,31 @@ schedules are the published ones.
 
 def spread_section(runs: Sequence[Run]) -> str:
     """Whether our runs of published methods are like their authors' own."""
-    rows = [
-        row
+    of = {
+        (task, name): [run for run in runs if (run.task, run.method) == (task, name)]
         for task in sorted({run.task for run in runs})
         for name in OURS
-        for row in spread_rows([r for r in runs if (r.task, r.method) == (task, name)])
+    }
+    rows = [
+        row
+        for same in of.values()
+        for (_, label), seeds in results.groups(same).items()
+        for row in spread_rows(label, seeds)
     ]
     head = ("task", "method", "size", "env steps", "ours", "published", "source")
     return f"{SPREAD}\n{table([*head, 'ours is'], rows)}" if rows else ""
 
 
-def spread_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
-    """One row per source of published runs of the method, at the last common budget."""
-    if not runs:
-        return
-    task, method = runs[0].task, runs[0].method
-    size = ", ".join(sorted({row["size"] for run in runs for row in rows_of(run)}))
-    known = [c for c in results.published(task) if c.method == OURS[method]]
-    for one in comparison.compare(runs, known, method):
+def spread_rows(label: str, runs: Sequence[Run]) -> Iterator[list[str]]:
+    """One row per source of published runs of the method, at the last common budget.
+
+    Args:
+        label: What to call the runs.
+        runs: Seeds of one configuration.
+    """
+    task, size = runs[0].task, runs[0].details.get("size", "?")
+    known = [c for c in results.published(task) if c.method == OURS[runs[0].method]]
+    for one in comparison.compare(runs, known, label):
         last = one.rows[-1] if one.rows else None
         if last is None or last.theirs is None:
             continue
@@ -110,7 +118,7 @@ def spread_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
             place = "below" if last.ours.mean < about.low else "above"
         shown = (comparison.text(x, 1) for x in (last.ours, about))
         budget = f"{last.env_steps:,.0f}"
-        yield [task, method, size, budget, *shown, one.theirs.source, place]
+        yield [task, label, size, budget, *shown, one.theirs.source, place]
 
 
 def end_of(label: str, runs: Sequence[Run]) -> list[str]:
@@ -150,11 +158,14 @@ def tables_of_runs(folder: Path) -> list[Path]:
 
 def rows_of(run: Run) -> list[dict[str, str]]:
     """The rows of a run in the table that it was read from."""
-    wanted = (run.task, run.method, run.seed)
+    weight = "" if run.prior_weight is None else f"{run.prior_weight:g}"
+    told = {"task": run.task, "method": run.method, "seed": run.seed}
+    told |= {"prior_weight": weight, **run.details}
+    columns = {"size", "swept", "settings", "num_envs", *told}
     return [
         row
         for row in _rows(run.path)
-        if (row["task"], row["method"], row["seed"]) == wanted
+        if all(row.get(name, "") == told.get(name, "") for name in columns)
     ]
 
 
@@ -171,19 +182,19 @@ def devices(run: Run) -> set[str]:
 
 def sweep_section(runs: Sequence[Run], folder: Path) -> Iterator[str]:
     """Return against w, and whether a finite λ beats both ends."""
-    for method in dict.fromkeys(run.method for run in runs):
-        of = [run for run in runs if run.method == method]
-        for task in dict.fromkeys(run.task for run in of):
-            same = [run for run in of if run.task == task]
+    for task in dict.fromkeys(run.task for run in runs):
+        of = results.sweeps([run for run in runs if run.task == task])
+        for (_, label), same in of.items():
             weights = sorted(
                 {r.prior_weight for r in same if r.prior_weight is not None}
             )
             if len(weights) < 3:
                 continue
             budget = float(min(run.env_steps[-1] for run in same))
-            name = f"sweep-{task}-{method}.svg"
-            path = plots.save(plots.sweep(same, [budget]), folder / "figures" / name)
-            yield f"## Prior weight: {method} on {task}\n"
+            named = re.sub(r"[^\w.=-]+", "-", f"sweep-{task}-{label}")
+            figure = plots.sweep(same, [budget])
+            path = plots.save(figure, folder / "figures" / f"{named}.svg")
+            yield f"## Prior weight: {label} on {task}\n"
             yield f"![sweep]({path.relative_to(folder).as_posix()})\n"
             yield sweep_verdict(same, weights, budget)
 

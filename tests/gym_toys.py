@@ -167,6 +167,10 @@ def same_step(num_envs: int) -> SyncVectorEnv:
     return _together(counter, num_envs, AutoresetMode.SAME_STEP)
 
 
+def unlimited(num_envs: int) -> SyncVectorEnv:
+    return _together(endless, num_envs, AutoresetMode.SAME_STEP)
+
+
 def next_step(num_envs: int) -> SyncVectorEnv:
     return _together(counter, num_envs, AutoresetMode.NEXT_STEP)
 

@@ -1,7 +1,10 @@
 """Files as trainings and other programs leave them, for tests of what shows results."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+
+SIZES = {"tiny": 0.0, "5": 900.0}
 
 
 def write_run(
@@ -59,4 +62,16 @@ def write_table(path: Path, returns: dict[int, list[float]], **columns) -> Path:
         for seed, value in enumerate(values)
     ]
     path.write_text("\n".join([names, *rows]) + "\n")
+    return path
+
+
+def write_sweeps(path: Path, gains: Mapping[str, float] = SIZES) -> Path:
+    """A table of sweeps at one seed, one per size: of 0, 50 and 100 beyond its gain."""
+    rows = [
+        f"dog-run,pompc,{size},0,{weight},100,{gain + 100 * weight:g}"
+        for size, gain in gains.items()
+        for weight in (0, 0.5, 1)
+    ]
+    head = "task,method,size,seed,prior_weight,env_steps,plan_return"
+    path.write_text("\n".join([head, *rows]) + "\n")
     return path

@@ -140,7 +140,7 @@ def test_environments_know_nothing_of_agents_or_jax():
     for path in (SOURCE / "envs").glob("*.py"):
         ours, others = imports(path)
         assert all(n == "spec" or n.startswith("envs") for n in ours), path
-        if path.stem not in ("probe", "device"):
+        if path.stem != "device":
             assert "jax" not in others, path
 
 

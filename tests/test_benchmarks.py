@@ -307,12 +307,12 @@ def test_a_process_and_its_children_are_seen(tmp_path):
     with subprocess.Popen(
         command, start_new_session=True, stdin=subprocess.PIPE
     ) as process:
-        for _ in range(600):
-            found = memory.look(process.pid, tmp_path, time.monotonic())
-            # A child that has just begun has no memory of its own yet.
-            if found.processes == 2 and found.workers_mib > 1:
-                break
+        until, found = time.monotonic() + 30, None
+        # A child that has just begun has no memory of its own yet.
+        while not (found and found.processes == 2 and found.workers_mib > 1):
+            assert time.monotonic() < until
             time.sleep(0.05)
+            found = memory.look(process.pid, tmp_path, time.monotonic())
         assert found.processes == 2 and found.mib > 1 and found.workers_mib > 1
         assert found.threads == 1 and found.files >= 3
         process.communicate(b"x")

@@ -12,7 +12,6 @@ from helpers import SPEC, change, method, replay
 from planprior import agent, methods
 from planprior.flops import (
     plan_flops,
-    reanalysis_flops,
     update_flops,
 )
 from planprior.hypers import Hypers
@@ -135,8 +134,3 @@ def test_what_is_saved_by_not_repeating():
     assert published / 1e9 == pytest.approx(63.6, abs=0.05)
     assert drawn / 1e9 == pytest.approx(49.0, abs=0.1)
     assert plan_flops(DOG, config) / 1e9 == pytest.approx(43.4, abs=0.05)
-
-
-def test_reanalysis_is_sixty_plans():
-    config, _ = methods.make("bmpc", DOG)
-    assert reanalysis_flops(DOG, config) == 60 * plan_flops(DOG, config)

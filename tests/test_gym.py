@@ -118,10 +118,47 @@ def test_options_are_part_of_the_name():
     assert rewards[-1].reward == 500 + 5  # the limit cuts the repeats
 
 
-def test_a_shorter_limit_holds_and_a_longer_one_changes_nothing():
-    for given, holds in ((4, 4), (100, toys.LIMIT)):
+def test_a_shorter_limit_holds_and_a_longer_one_is_refused():
+    for given in (4, toys.LIMIT):
         env = registry.make_env(f"gym_toys:counter,episode_length={given}", 0)
-        assert env.spec.episode_length == holds
+        assert env.spec.episode_length == given
+    sentence = (
+        "^episode_length of gym_toys:counter,episode_length=7 is 7; it must be at most "
+        "6, the environment's own limit in environment steps$"
+    )
+    with pytest.raises(EnvError, match=sentence):
+        registry.make_env("gym_toys:counter,episode_length=7", 0)
+
+
+@pytest.mark.parametrize("given", [toys.LIMIT - 1, toys.LIMIT + 1])
+def test_a_ready_made_pool_keeps_its_own_limit(given):
+    sentence = rf"^episode_length of .* is {given}; it must be 6, at which the vector"
+    with pytest.raises(EnvError, match=sentence):
+        make_pool(f"same_step,episode_length={given}")
+    for function in ("same_step,episode_length=6", "unlimited,episode_length=9"):
+        with make_pool(function) as pool:
+            assert pool.spec.episode_length == int(function[-1])
+
+
+def test_a_ready_made_pool_that_goes_on_beyond_the_option_is_told_so():
+    sentence = "goes on after 1 steps, which the option episode_length says is the"
+    with make_pool("unlimited,episode_length=1") as pool:
+        pool.reset(0)
+        with pytest.raises(EnvError, match=sentence):
+            pool.step(actions(0))
+
+
+@pytest.mark.parametrize("function", ["counter", "same_step"])
+def test_a_broken_promise_never_to_terminate_names_the_option(function):
+    sentence = (
+        rf"^environment 0 of gym_toys:{function},terminates=no terminated, but the "
+        "option terminates=no promises that it never does; leave it out$"
+    )
+    with make_pool(f"{function},terminates=no", num=1) as pool:
+        pool.reset(0)
+        with pytest.raises(EnvError, match=sentence):
+            for t in range(6):
+                pool.step(actions(t, (1, 2)))
 
 
 def test_options_read_what_they_write():
@@ -350,7 +387,8 @@ def random_episode(env, seed: int) -> list:
 
 @pytest.mark.parametrize("name", gym.list_tasks())
 def test_every_listed_task_keeps_the_contract_or_is_one_sentence(name):
-    name += ",episode_length=100"
+    own = gymnasium.spec(name).max_episode_steps
+    name += f",episode_length={min(100, own or 100)}"
     try:
         env = gym.make(name, 3)
     except EnvError as error:

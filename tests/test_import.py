@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from golden_files import Golden, Loaded, find
+from planprior.commands import import_
+from planprior.envs import registry
 from planprior.importers import pickle_machine, published, torch_file
 from planprior.importers.pickle_machine import FileError
 from planprior.spec import EnvSpec
@@ -155,6 +157,13 @@ def test_a_file_of_another_program_or_task_is_refused(name, program, spec, messa
     path = next(path for path in FILES if path.stem == name)
     with pytest.raises(ValueError, match=message):
         published.read(path, program, spec)
+
+
+def test_sizes_of_a_task_need_no_simulator(monkeypatch):
+    monkeypatch.setattr(registry, "make_env", lambda *_, **__: pytest.fail("built"))
+    spec = import_._spec("dog-run")
+    assert (spec.name, spec.action_dim) == ("dm_control:dog-run", 38)
+    assert import_._spec("") is None
 
 
 def test_the_discount_follows_the_task():

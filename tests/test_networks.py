@@ -12,7 +12,7 @@ from jax.errors import KeyReuseError
 
 from helpers import SMALL, close, method, same, setup
 from planprior import agent, methods, nets
-from planprior.config import Config
+from planprior.config import MOST_DROPOUT, Config
 from planprior.spec import EnvSpec
 from planprior.world_model import init_world_model
 
@@ -73,9 +73,20 @@ def test_the_gradient_of_a_hidden_layer_is_that_of_its_formula(key):
 
 
 def test_other_methods_sizes():
-    """BMPC has two V heads; a learned prior is one more policy network."""
+    """BMPC has two V heads, or two Q; a learned prior is one more policy network."""
     assert trained("bmpc", "5") == 3_324_283
+    assert trained("bmpc_q", "5") == 5_159_082 - 3 * 598_629
     assert trained("pompc", "5") == 5_159_082 + 566_348
+
+
+@pytest.mark.parametrize("size", list(methods.SIZES))
+def test_only_methods_without_heads_of_their_own_take_the_sizes(size):
+    for name, chosen in methods.METHODS.items():
+        config, _ = methods.make(name, DOG, size)
+        own = name in ("bmpc", "bmpc_q")
+        assert chosen.own_heads == (name == "bmpc_q")
+        expected = 2 if own else methods.SIZES[size].num_heads
+        assert config.critic.num_heads == expected
 
 
 @few
@@ -160,6 +171,37 @@ def test_parts_of_an_input_are_its_concatenation():
     layer = nets.Linear.init(5, 3, key=jax.random.key(0))
     x = jnp.arange(5.0)
     close(layer(x[:2], x[2:]), layer(x))
+
+
+def test_an_input_fills_its_layer():
+    """Too short a one met only the first rows of W, and gave a wrong answer."""
+    layer = nets.Linear.init(5, 3, key=jax.random.key(0))
+    for parts in ((jnp.ones(4),), (jnp.ones(2), jnp.ones(2)), (jnp.ones(6),), ()):
+        with pytest.raises(ValueError, match=r"the input has . numbers; .* takes 5"):
+            layer(*parts)
+    model = fresh(WIDE)
+    with pytest.raises(ValueError, match=r"the input has 65 numbers; .* takes 66"):
+        model.next(jnp.ones(64), jnp.ones(1))
+
+
+def test_action_values_need_an_action():
+    z = jnp.ones(64)
+    with pytest.raises(AssertionError, match="Q heads value an action"):
+        fresh(WIDE).value_logits(z, None)
+    critic = dataclasses.replace(WIDE.critic, kind="v")
+    values = fresh(dataclasses.replace(WIDE, critic=critic)).values(z, None)
+    close(values, np.zeros(5))
+
+
+@pytest.mark.parametrize("rate", [1 - 2.0**-17, 0.999999, 1.0, -0.1])
+def test_a_dropout_that_keeps_nothing_is_refused(rate):
+    with pytest.raises(ValueError, match=rf"dropout is {rate}; it must be in \[0, 1 −"):
+        dataclasses.replace(SMALL, dropout=rate)
+
+
+def test_the_greatest_dropout_has_a_mask():
+    mask = nets.dropout_mask((8,), MOST_DROPOUT, key=jax.random.key(1))
+    assert mask is not None and set(np.unique(mask)) <= {0.0, 65536.0}
 
 
 def test_dropout_masks():

@@ -148,7 +148,7 @@ def test_a_wrong_option_is_one_sentence(arguments, message):
     ("change", "message"),
     [
         ({"steps": 0}, "TrainConfig.steps is 0; it must be at least 1"),
-        ({"seed": -1}, "TrainConfig.seed is -1; it must be at least 0"),
+        ({"seed": -1}, r"TrainConfig.seed is -1; it must be in \[0, 2\^32 - 1\]"),
         ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
         ({"eval_every": 0}, "eval_every is 0; it must be at least 1"),
         ({"updates_per_step": 0.0}, "updates_per_step is 0.0; it must be in"),

@@ -318,6 +318,17 @@ def test_what_is_stored_and_what_is_executed():
     assert best.value > stored["sampled_elite"].value
 
 
+@pytest.mark.parametrize("explore", [False, True])
+def test_the_value_is_that_of_what_is_executed(explore):
+    """Of the drawn elite; or of the best, where evaluations act on that."""
+    first, fourth = (scripted_plan(chosen=i, explore=explore).value for i in (0, 3))
+    assert first > fourth
+    for choice in ("sampled_elite", "best_elite", "mean"):
+        plan = scripted_plan(chosen=3, explore=explore, evaluation=choice)
+        acts_on_best = choice == "best_elite" and not explore
+        same(plan.value, first if acts_on_best else fourth)
+
+
 def test_elites_are_drawn_by_their_weight():
     dims = draws.Dims(H, 2, N, SEEDS, 3)
     weights = jnp.asarray([0.7, 0.3, 0.0])
@@ -462,3 +473,5 @@ def test_reanalysis_may_plan_with_less():
     again = change(method("pompc")[0], "reanalysis", num_samples=3).reanalysis_planner()
     assert (again.num_samples, again.num_elites) == (3, 3)
     assert again.iterations == config.planner.iterations
+    # With many action dimensions it plans longer, as the planner does.
+    assert (less.num_iterations(19), less.num_iterations(20)) == (1, 3)

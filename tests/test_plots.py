@@ -5,7 +5,8 @@ import pytest
 
 from command_line import run
 from planprior import results
-from results_files import write_run, write_table
+from results_files import write_run, write_sweeps, write_table
+from scripts import load
 
 pytest.importorskip("matplotlib")
 plots = pytest.importorskip("planprior.plots")
@@ -101,6 +102,57 @@ def test_a_sweep(folder):
     assert [list(line.get_xdata()) for line in lines] == [[0.25, 0.75]] * 2
     np.testing.assert_allclose(lines[1].get_ydata(), [401, 401])
     assert legend(figure) == ["at 100 env steps", "at 200 env steps"]
+
+
+def test_sweeps_of_other_sizes_are_lines_of_their_own(tmp_path, monkeypatch, capsys):
+    runs = results.read([write_sweeps(tmp_path / "t.csv")])
+    figure = plots.sweep(runs, [100.0])
+    lines = [c.lines[0] for c in figure.axes[0].containers]
+    assert [list(line.get_ydata()) for line in lines] == [
+        [0, 50, 100], [900, 950, 1000],
+    ]  # fmt: skip
+    names = [f"pompc size {size}, at 100 env steps" for size in ("tiny", "5")]
+    assert legend(figure) == names
+    output = tmp_path / "sweep.svg"
+    options = [tmp_path / "t.csv", "--kind", "sweep", "--output", output]
+    status, _, err = run(monkeypatch, capsys, "plot", *options)
+    assert status == 0, err
+    assert all(name in output.read_text() for name in names)
+
+
+def test_the_page_of_results_does_not_take_sizes_for_seeds(tmp_path):
+    make_results = load("make_results")
+    runs = results.read([write_sweeps(tmp_path / "t.csv")])
+    page = "".join(make_results.sweep_section(runs, tmp_path))
+    for size, best in (("tiny", 50), ("5", 950)):
+        assert f"## Prior weight: pompc size {size} on dog-run" in page
+        assert f"(figures/sweep-dog-run-pompc-size-{size}.svg)" in page
+        assert f"| w = 0.5 | w = 0 | 100 | {best}.0 n=1 |" in page
+    head = "task,method,size,seed,prior_weight,env_steps,plan_return"
+    rows = [f"dog-run,bmpc,{size},0,1,100000,{x}" for size, x in (("1", 10), ("5", 30))]
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]))
+    page = make_results.spread_section(results.read([tmp_path / "t.csv"]))
+    for size, only in (("1", 10), ("5", 30)):
+        row = f"| dog-run | bmpc size {size} | {size} | 100,000 | {only}.0 n=1 |"
+        assert row in page
+
+
+def test_runs_on_several_devices_are_told_apart_by_their_settings(tmp_path):
+    head = "task,method,size,seed,prior_weight,env_steps,plan_return,device"
+    rows = ["x,bmpc,1,0,1,100,1,one card", "x,bmpc,5,0,1,100,1,another"]
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]))
+    runs = results.read([tmp_path / "t.csv"])
+    devices = load("make_results").devices
+    assert [devices(run) for run in runs] == [{"one card"}, {"another"}]
+
+
+def test_weights_of_different_settings_are_no_sweep(tmp_path, monkeypatch, capsys):
+    rows = ["dog-run,pompc,tiny,0,0,100,1", "dog-run,pompc,5,0,0.5,100,2"]
+    head = "task,method,size,seed,prior_weight,env_steps,plan_return"
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]))
+    options = [tmp_path / "t.csv", "--kind", "sweep"]
+    status, _, err = run(monkeypatch, capsys, "plot", *options)
+    assert status == 2 and "that differ in nothing else but the seed" in err
 
 
 def test_diagnostics(folder):

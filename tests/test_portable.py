@@ -185,6 +185,19 @@ def test_an_exported_run_keeps_its_scores(agent, tmp_path):
     assert scores == {"episode_reward": 5.0, "policy_reward": 6.0, "episodes": 4.0}
 
 
+def test_scores_of_other_members_are_not_taken(agent, tmp_path):
+    """Of a population over prior weights and τ, which all have one seed."""
+    w, tau = float(agent.hypers.prior_weight), float(agent.hypers.tau)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    members = ((w / 2, tau), (w, tau / 2), (w, tau), (w / 2, tau / 2))
+    rows = [f"160,{i},0,{one},{other}" for i, (one, other) in enumerate(members)]
+    head = "step,episode_reward,seed,prior_weight,tau"
+    (run_dir / "eval.csv").write_text("\n".join([head, *rows]))
+    export(agent, Learner.of(agent.state), tmp_path / "agent", run_dir)
+    assert portable.load(tmp_path / "agent").info["scores"] == {"episode_reward": 2.0}
+
+
 def test_how_an_agent_came_to_be():
     assert experience({"step": 60_000}) == "at 60,000 env steps"
     assert experience({"step": 0}) == "at 0 env steps"

@@ -11,6 +11,7 @@ from helpers import SPEC, change, method, policy_step, setup, simplices, tiny
 from planprior import methods, settings
 from planprior.cli import run
 from planprior.compatibility import validate
+from planprior.hypers import Hypers
 from planprior.priors import (
     DIVERGENCES,
     PRIORS,
@@ -21,6 +22,8 @@ from planprior.priors import (
 )
 from planprior.priors import Divergence as Penalty
 from planprior.types import Gaussian
+
+BY_VALUE = next(name for name, d in DIVERGENCES.items() if d.by_value)
 
 
 def with_prior(kind: str):
@@ -158,6 +161,46 @@ def test_what_needs_a_finite_lambda_says_so(part, values, remedy):
         validate(change(config, part, **values))
 
 
+@pytest.mark.parametrize("how", ["closed_form", "sampled"])
+@pytest.mark.parametrize("name", list(DIVERGENCES))
+def test_a_kl_in_the_target_is_the_penaltys_own(name, how):
+    """λ stands beside the penalty's scale, and would not be that of another cost."""
+    config = change(method("pompc")[0], "critic", kl_in_target=how)
+    config = change(config, "prior", divergence=name)
+    if name in ("reverse", "sampled"):
+        assert validate(config) == config
+        return
+    message = f"divergence is {name!r}; it must be 'reverse' or 'sampled'"
+    with pytest.raises(ValueError, match=message):
+        validate(config)
+
+
+@pytest.mark.parametrize("values", [{"scale": "value"}, {"divergence": BY_VALUE}])
+def test_who_only_imitates_has_no_values_to_weigh_by(values):
+    """Its value scale stays at 1: the gate would never open, all weights be equal."""
+    field = next(iter(values))
+    for name in ("bmpc", "bmpc_q"):
+        config = change(method(name)[0], "prior", **values)
+        message = f"no value of .* is computed, but PriorConfig.{field} is '.*value"
+        with pytest.raises(ValueError, match=message):
+            validate(config)
+        # Where the return has a part in it there are values.
+        learning = change(config, "policy", imitation_only=False)
+        assert validate(learning) == learning
+
+
+def test_a_lambda_does_not_adapt_behind_a_shut_gate():
+    config = change(method("pompc_adaptive")[0], "prior", scale="value")
+    with pytest.raises(ValueError, match=r"adaptive is on, but .*scale is 'value'"):
+        validate(config)
+
+
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_every_method_keeps_the_rules(name):
+    config = methods.METHODS[name].config
+    assert validate(config) == config
+
+
 @pytest.mark.parametrize(
     "part, low", [("policy", -10.0), ("prior", -3.0), ("reanalysis", -2.0)]
 )
@@ -170,3 +213,40 @@ def test_bounds_of_the_planners_std_are_in_order():
     config, hypers = method("tdmpc2")
     with pytest.raises(ValueError, match=r"max_std is 0\.01; .*at least min_std"):
         dataclasses.replace(hypers, max_std=0.01).validate(config)
+
+
+# --- Ranges ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("w", [0.99999999, 1 - 1e-12])
+@pytest.mark.parametrize("name", ["tdmpc_square", "pompc_adaptive"])
+def test_weights_are_checked_as_programs_see_them(name, w):
+    """In float32 such a weight is 1, its λ infinite, and all that is learned NaN."""
+    config, hypers = method(name)
+    assert np.float32(w) == 1
+    with pytest.raises(ValueError, match=r"below 1 here, where λ .* in float32"):
+        dataclasses.replace(hypers, prior_weight=w).validate(config)
+    largest = float(np.nextafter(np.float32(1), np.float32(0)))
+    dataclasses.replace(hypers, prior_weight=largest).validate(config)
+
+
+def test_a_weight_that_is_0_in_float32_does_not_adapt():
+    config, hypers = method("pompc_adaptive")
+    with pytest.raises(ValueError, match="above 0 to adapt from"):
+        dataclasses.replace(hypers, prior_weight=1e-50).validate(config)
+
+
+ENDLESS = ("max_grad_norm", "max_std", "gate", "kl_clip")
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Hypers)])
+@pytest.mark.parametrize("value", [np.inf, 1e39, np.nan])
+def test_numbers_are_finite_unless_infinity_means_something(field, value):
+    """In float32 too, where 1e39 is infinite."""
+    config, hypers = method("pompc")
+    changed = dataclasses.replace(hypers, **{field: value})
+    if field in ENDLESS and not np.isnan(value):
+        assert changed.validate(config) is changed
+        return
+    with pytest.raises(ValueError, match=rf"Hypers\.{field} is .*; it must be in \["):
+        changed.validate(config)

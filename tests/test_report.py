@@ -1,13 +1,19 @@
 """The page about runs: what is in it, and that it needs nothing else."""
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from command_line import run
+from planprior import results
+from planprior.results import Run
 from results_files import write_run
 
 pytest.importorskip("matplotlib")
+plots = pytest.importorskip("planprior.plots")
+report = pytest.importorskip("planprior.report")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +63,48 @@ def test_the_page_has_every_section_and_needs_nothing_else(
         *("action repeat 2", "spec.action_repeat", '<span class="verdict lower">lower'),
     ):
         assert text in page, text
+
+
+def tasks_of(*names, success=None):
+    """Runs of tasks that were evaluated once, at 100 env steps."""
+    at, rates = np.array([100.0]), None if success is None else np.array([success])
+    return [
+        Run(task, "pompc", seed, at, np.array([500.0]), successes=rates)
+        for task in names
+        for seed in ("0", "1")
+    ]
+
+
+def test_tasks_of_different_scales_are_not_averaged(monkeypatch):
+    shown = []
+
+    def draw(scores, *, unit, **_):
+        shown.append((sorted(scores["pompc"]), unit))
+
+    monkeypatch.setattr(plots, "aggregates", draw)
+    monkeypatch.setattr(report, "_figure", lambda figure, caption: caption)
+    dmc = tasks_of("dog-run", "walker-walk")
+    gym = tasks_of("Hopper-v5", "Pendulum-v1")
+    reach = tasks_of("mw-reach", "mw-push", success=0.5)
+
+    def told(runs):
+        shown.clear()
+        return report._several(results.groups(runs), 0), shown
+
+    assert told(gym) == ("", []) and told([*gym, *dmc[:2]]) == ("", [])
+    caption, found = told([*dmc, *gym, *reach])
+    assert found == [(["dog-run", "walker-walk"], "return / 1000")]
+    assert "where a task has one run there is no interval" in caption
+    assert told(reach)[1] == [(["mw-push", "mw-reach"], "success rate")]
+
+
+def test_weights_of_different_settings_are_no_sweep():
+    one, other = tasks_of("dog-run")
+    runs = [
+        replace(one, prior_weight=0.0, details={"size": "tiny"}),
+        replace(other, prior_weight=0.5, details={"size": "5"}),
+    ]
+    assert report._sweeps(runs) == ""
 
 
 def test_wrong_reports_are_one_sentence(folder, tmp_path, monkeypatch, capsys):

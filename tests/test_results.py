@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from planprior import results
+from planprior.log import jsonl_parts
 from planprior.results import ResultsError
-from results_files import write_run
+from results_files import write_run, write_sweeps
 
 
 def full_folder():
@@ -82,6 +83,32 @@ def test_the_log_of_a_member(tmp_path):
     assert np.isnan(log["value"]).all()
     (folder / "train.jsonl").unlink()
     assert results.read_log(run) == {} and results.read_values(run) == {}
+
+
+def test_the_runs_of_a_sweep_differ_in_weight_and_seed_alone(tmp_path):
+    table = write_sweeps(tmp_path / "sizes.csv")
+    # One weight alone is no sweep; a method without a weight has none.
+    with table.open("a") as file:
+        file.write("dog-run,boom,tiny,0,0.1,100,7\ndog-run,other,,0,,100,7\n")
+    found = results.sweeps(results.read([table]))
+    assert list(found) == [("dog-run", "pompc size tiny"), ("dog-run", "pompc size 5")]
+    for runs in found.values():
+        assert [run.prior_weight for run in runs] == [0, 0.5, 1]
+
+
+def test_a_log_in_several_parts_is_read_whole(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (run,) = results.read([folder])
+    whole, path = results.read_log(run), folder / "train.jsonl"
+    first, second, *rest = path.read_text().splitlines(keepends=True)
+    for name, rows in (("1", first), ("2", second), ("4", "not of this log")):
+        path.with_name(f"train.{name}.jsonl").write_text(rows)
+    path.write_text("".join(rest))
+    assert len(rest) == 2 and results._log_parts(path) == jsonl_parts(path)
+    parts = results.read_log(run)
+    assert parts.keys() == whole.keys()
+    for name, values in whole.items():
+        np.testing.assert_array_equal(parts[name], values)
 
 
 def test_labels_say_only_what_tells_runs_apart(tmp_path):

@@ -5,14 +5,19 @@ beside dm_control, so `docs/suites.md` says how to run this file for each of the
 """
 
 import importlib.util
-from types import ModuleType
+import sys
+from types import ModuleType, SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from planprior import settings
+from planprior import methods, settings
 from planprior.envs import registry
-from planprior.envs.base import Env, Outcome
+from planprior.envs.base import Env, EnvError, Outcome
+from planprior.envs.device import DevicePool
+from toys_device import Fuse, FuseState
 
 SUITES = registry._suites()
 
@@ -142,3 +147,31 @@ def test_what_a_suite_proposes_are_settings(prefix):
 def test_humanoid_bench_goes_by_its_papers():
     assert registry.proposed_settings("h1hand-walk-v0") == {"terminations": "bootstrap"}
     assert registry.proposed_settings("walker-walk") == {}
+
+
+class Diverging(Fuse):
+    """What Playground makes: a state that is not finite is `done`."""
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        lost = jax.tree.map(lambda x: x * jnp.nan, after.obs)
+        return FuseState(lost, after.reward, jnp.ones(()))
+
+
+def test_episodes_of_playground_end_by_the_time_limit_alone(monkeypatch):
+    """So that no continue head is learned, and what diverges is no end of a task."""
+    suite = SimpleNamespace(
+        get_default_config=lambda task: SimpleNamespace(ctrl_dt=0.01),
+        load=lambda task, config: Diverging(),
+    )
+    monkeypatch.setitem(
+        sys.modules, "mujoco_playground", SimpleNamespace(dm_control_suite=suite)
+    )
+    env = SUITES["playground"].make("CartpoleBalance", 0)
+    assert (env.spec.can_terminate, env.spec.episode_length) == (False, 500)
+    config, _ = methods.make("pompc", env.spec, "tiny")
+    assert config.terminations == "masked"
+    with DevicePool(env, 2, seed=0) as pool:
+        pool.reset()
+        with pytest.raises(EnvError, match=r"nan .*the simulation has diverged"):
+            pool.step(np.zeros((2, 1)))

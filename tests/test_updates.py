@@ -301,6 +301,16 @@ def test_gradients_of_return_and_penalty_by_hand(updated):
     close({name: told[name] for name in expected}, expected, rtol=1e-3)
 
 
+def test_without_a_prior_the_returns_pull_is_always_told():
+    s = setup(*method("tdmpc2"))
+    gradient, _, _, told = learning.policy_gradient(
+        s.state.policy, s.state.model, policy_inputs(s), s.hypers, s.config, tell=False
+    )
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
+    close(told["return_grad_norm"], norm)
+    assert told["penalty_grad_norm"] == told["grad_cosine"] == 0 and norm > 0
+
+
 # --- Weights of states ----------------------------------------------------------------
 
 

@@ -22,7 +22,8 @@ class Calibration(NamedTuple):
     """Estimates and returns at the states of some episodes, one entry per state.
 
     Attributes:
-        predicted: The planner's estimate of the discounted return.
+        predicted: The planner's estimate of the discounted return, `Plan.value`; an
+            elite's where `PlannerConfig.evaluation` is `mean`.
         achieved: The discounted return that came.
     """
 

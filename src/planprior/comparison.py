@@ -167,8 +167,6 @@ def _row(runs: Sequence[Run], rival: Curve, step: float) -> Row:
 def union_text(runs: Sequence[Run]) -> str:
     """From where to where runs were evaluated, in words."""
     grid = results.union_grid(runs)
-    if not len(grid):
-        return "that no budget has in common"
     return f"from {grid[0]:,.0f} to {grid[-1]:,.0f}"
 
 
@@ -196,8 +194,6 @@ def _interval(x: Estimate, digits: int) -> str:
 
 def common_budgets(ours: Curve, theirs: Curve) -> list[float]:
     """Round budgets at which both are known, the last ones, and the very last."""
-    if not len(ours.env_steps):
-        return []
     last = min(ours.env_steps[-1], theirs.env_steps[-1])
     asked = [float(x) for x in np.unique([*ROUND[ROUND <= last], last])]
     known = [x for x in asked if ours.at(x) and theirs.at(x)]

@@ -31,7 +31,7 @@ def _unknown_names(config: Config) -> Iterator[str]:
 
 
 def _contradictions(config: Config) -> Iterator[str]:
-    prior, policy, critic = config.prior, config.policy, config.critic
+    prior, policy = config.prior, config.policy
     if prior.kind not in PRIORS or prior.divergence not in DIVERGENCES:
         return
     kind, divergence = PRIORS[prior.kind], DIVERGENCES[prior.divergence]
@@ -43,18 +43,7 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"squashed policy does not have; it must be one of {', '.join(sampled)}, "
             "or PolicyConfig.family must be 'clamped'"
         )
-    if critic.kl_in_target != "none" and not (kind.active and kind.everywhere):
-        yield (
-            f"CriticConfig.kl_in_target is {critic.kl_in_target!r}, which needs a "
-            f"prior at every state, but PriorConfig.kind is {prior.kind!r}; it must be "
-            f"{_kinds(lambda p: p.active and p.everywhere)}"
-        )
-    if critic.kl_in_target == "closed_form" and squashed:
-        yield (
-            "CriticConfig.kl_in_target is 'closed_form', which a squashed policy does "
-            "not have; it must be 'none' or 'sampled', or PolicyConfig.family must be "
-            "'clamped'"
-        )
+    yield from _kl_in_target(config)
     if config.planner.seeds != "policy" and not kind.proposes:
         yield (
             f"PlannerConfig.seeds is {config.planner.seeds!r}, but a prior of kind "
@@ -72,6 +61,38 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"{_kinds(lambda p: p.active)}"
         )
     yield from _finite_lambda(config)
+    yield from _values_to_weigh_by(config)
+
+
+def _kl_in_target(config: Config) -> Iterator[str]:
+    """What a KL in the value target needs, at the λ of the policy's own penalty."""
+    prior, how = config.prior, config.critic.kl_in_target
+    if how == "none":
+        return
+    kind = PRIORS[prior.kind]
+    if not (kind.active and kind.everywhere):
+        yield (
+            f"CriticConfig.kl_in_target is {how!r}, which needs a "
+            f"prior at every state, but PriorConfig.kind is {prior.kind!r}; it must be "
+            f"{_kinds(lambda p: p.active and p.everywhere)}"
+        )
+    if how == "closed_form" and config.policy.family == "squashed":
+        yield (
+            "CriticConfig.kl_in_target is 'closed_form', which a squashed policy does "
+            "not have; it must be 'none' or 'sampled', or PolicyConfig.family must be "
+            "'clamped'"
+        )
+    if prior.divergence not in _OF_POLICY_TO_PRIOR:
+        yield (
+            f"CriticConfig.kl_in_target is {how!r}, which counts KL(policy‖prior) at "
+            "the λ of the policy's penalty, but PriorConfig.divergence is "
+            f"{prior.divergence!r}; it must be "
+            f"{' or '.join(map(repr, _OF_POLICY_TO_PRIOR))}"
+        )
+
+
+_OF_POLICY_TO_PRIOR = ("reverse", "sampled")
+"""Divergences that are KL(π‖prior), in closed form or by a sample."""
 
 
 def _kinds(suits: Callable[[type[Prior]], bool]) -> str:
@@ -91,3 +112,26 @@ def _finite_lambda(config: Config) -> Iterator[str]:
     for remedy, broken in needs.items():
         if config.policy.imitation_only and broken:
             yield f"PolicyConfig.imitation_only is on, where λ is infinite; {remedy}"
+
+
+def _values_to_weigh_by(config: Config) -> Iterator[str]:
+    """What has no meaning where the value scale stays, or may stay, below the gate."""
+    prior, imitates = config.prior, config.policy.imitation_only
+    if imitates and prior.scale == "value":
+        yield (
+            "PolicyConfig.imitation_only is on, where no value of the policy's actions "
+            "is computed, but PriorConfig.scale is 'value'; it must be 'own' or 'none'"
+        )
+    if imitates and DIVERGENCES[prior.divergence].by_value:
+        others = [name for name, d in DIVERGENCES.items() if not d.by_value]
+        yield (
+            "PolicyConfig.imitation_only is on, where no value of the policy's actions "
+            f"is computed, but PriorConfig.divergence is {prior.divergence!r}, which "
+            f"weighs states by it; it must be one of {', '.join(map(repr, others))}"
+        )
+    if prior.adaptive and prior.scale == "value":
+        yield (
+            "PriorConfig.adaptive is on, but PriorConfig.scale is 'value', whose gate "
+            "shuts the penalty off while λ would go on rising; it must be 'own' or "
+            "'none'"
+        )

@@ -15,6 +15,9 @@ MOST_LAYERS, MOST_HEADS, MOST_STEPS = 100, 1000, 1000
 """Limits of what is counted out when an agent is loaded: a number in a file must not
 take more time and memory than the file itself."""
 
+MOST_DROPOUT = 1 - 2.0**-16
+"""Masks round the rate to a multiple of 2⁻¹⁶; a greater one would keep nothing."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig(Checked):
@@ -53,7 +56,8 @@ class NetworkConfig(Checked):
         allowed = f"a positive multiple of simnorm_dim = {groups}"
         require(whole_groups, owner, "latent_dim", self.latent_dim, allowed)
         self.in_order("symlog_min", "symlog_max")
-        require(0 <= self.dropout < 1, owner, "dropout", self.dropout, "in [0, 1)")
+        fits = 0 <= self.dropout <= MOST_DROPOUT
+        require(fits, owner, "dropout", self.dropout, "in [0, 1 − 2⁻¹⁶]")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class CriticConfig(Checked):
         init: `correct`, or `published`: the initialisation with which the published
             results were made (pitfall P1).
         kl_in_target: Whether values count the KL to the prior, in closed form or by one
-            sample of the log-ratio (PO-MPC, eqs. 2 and 3; no public code does).
+            sample of the log-ratio (PO-MPC, eqs. 2 and 3; no public code does). At the
+            λ of the policy's penalty, which must then be that KL.
     """
 
     kind: Literal["q", "v"] = "q"
@@ -202,7 +207,9 @@ class ReanalysisConfig(Checked):
         interval: Updates between two reanalyses; 0 is never.
         num_slices: Slices of the batch whose H states are planned again.
         num_samples: The planner's samples for it; 0 takes the planner's own number.
-        iterations: Its iterations; 0 takes the planner's own number.
+        iterations: Its iterations; 0 takes the planner's own number. Either way two
+            more when the action has 20 or more dimensions, unless the planner's
+            `extra_iterations` is off.
         log_std_min: Least log σ of the policy's seeds there (BMPC explores more).
         log_std_max: Their greatest log σ.
     """

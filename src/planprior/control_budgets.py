@@ -15,7 +15,7 @@ from planprior.checked import find
 from planprior.config import PlannerConfig
 from planprior.controller import SPARE
 from planprior.envs.base import Env
-from planprior.methods import SIZES, at_size
+from planprior.methods import METHODS, SIZES, at_size
 from planprior.realtime import untimed
 
 REPEATS, FEWEST, PATIENCE = 50, 10, 3.0
@@ -95,7 +95,9 @@ def rates(like: CanAct, size: str, grid: Grid) -> Iterator[Budgeted]:
     Raises:
         ValueError: A name is unknown, or a number makes no sense.
     """
-    config = at_size(like.config, find(SIZES, size, "size"))
+    method = METHODS.get(like.info["method"] or "")
+    own_heads = method is not None and method.own_heads
+    config = at_size(like.config, find(SIZES, size, "size"), own_heads)
     networks = jax.jit(lambda: init_networks(like.spec, config, key=jax.random.key(0)))
     actor = Actor(networks(), like.spec, config, like.hypers)
     for found, _ in _timed(actor, size, grid):

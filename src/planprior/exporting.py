@@ -1,6 +1,8 @@
 """From a run, or a published checkpoint, to an agent folder, and back to an agent."""
 
 import csv
+import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,28 +59,38 @@ def export(
     """
     keep = ("task", "method", "size", "seed", "prior_weight", "step", "score", "source")
     said = {name: agent.info[name] for name in keep if name in agent.info}
-    scores = _scores(run, said) if run else agent.info.get("scores")
+    scores = _scores(run, agent) if run else agent.info.get("scores")
     versions = {"trained_with": agent.info.get("versions")}
     versions["exported_with"] = runtime.versions()
     info = said | {"scores": scores} | versions
     portable.save(folder, agent, learner, info, attached)
 
 
-def _scores(run: Path, said: dict[str, Any]) -> dict[str, float] | None:
+def _scores(run: Path, agent: CanAct) -> dict[str, float] | None:
     """The row of a run's `eval.csv` that is of this agent."""
     path = run / "eval.csv"
     if not path.is_file():
         return None
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            wanted = [float(said[name] or 0) for name in ("step", "seed")]
-            if [float(row[name]) for name in ("step", "seed")] == wanted:
+            if _is_of(row, agent):
                 return {
                     name: float(row[name])
                     for name in row
                     if name.endswith(("reward", "reward_std")) or name == "episodes"
                 }
     return None
+
+
+def _is_of(row: Mapping[str, str], agent: CanAct) -> bool:
+    """Whether a row has the agent's step, its seed, and all numbers it was swept in."""
+    known = {name: agent.info[name] or 0 for name in ("step", "seed")}
+    known |= dataclasses.asdict(agent.hypers)
+    return all(
+        math.isclose(float(text or "nan"), float(known[name]), rel_tol=1e-6)
+        for name, text in row.items()
+        if name in known
+    )
 
 
 def experience(info: dict[str, Any]) -> str:

@@ -150,12 +150,6 @@ def plan_flops(
     return 2 * (total + iterations * samples * end)
 
 
-def reanalysis_flops(spec: EnvSpec, config: Config) -> int:
-    """Operations of one reanalysis: plans for the H states of its slices."""
-    states = config.horizon * config.reanalysis.num_slices
-    return states * plan_flops(spec, config, config.reanalysis_planner())
-
-
 # --- Learning -------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from planprior.checked import require
 from planprior.config import Config
@@ -68,49 +69,63 @@ class Hypers(eqx.Module):
         """
         for name, (low, high) in _RANGES.items():
             value = float(getattr(self, name))
-            require(low <= value <= high, "Hypers", name, value, f"in [{low}, {high}]")
+            fits = low <= value <= high
+            require(fits, "Hypers", name, value, _interval(low, high))
         low, high = float(self.min_std), float(self.max_std)
         require(low <= high, "Hypers", "max_std", high, f"at least min_std = {low}")
-        w = float(self.prior_weight)
-        needs_finite = (
-            config.prior.mixing == "additive"
-            or config.prior.adaptive
-            or config.critic.kl_in_target != "none"
-        )
-        if needs_finite:
-            allowed = "below 1 here, where λ = w / (1 − w) must be finite"
-            require(w < 1, "Hypers", "prior_weight", w, allowed)
-        if config.prior.kind == "none":
-            require(w == 0, "Hypers", "prior_weight", w, "0 when prior.kind is 'none'")
-        if config.policy.imitation_only:
-            allowed = "1 when policy.imitation_only is on"
-            require(w == 1, "Hypers", "prior_weight", w, allowed)
-        if config.prior.adaptive:
-            require(w > 0, "Hypers", "prior_weight", w, "above 0 to adapt from")
+        self._check_weight(config)
         return self
+
+    def _check_weight(self, config: Config) -> None:
+        told, prior = float(self.prior_weight), config.prior
+        # As programs see it: 0.99999999 is 1 there, and its λ infinite.
+        w = float(np.float32(told))
+        kl_in_target = config.critic.kl_in_target != "none"
+
+        def check(holds: bool, allowed: str) -> None:
+            require(holds, "Hypers", "prior_weight", told, allowed)
+
+        if prior.mixing == "additive" or prior.adaptive or kl_in_target:
+            check(
+                w < 1, "below 1 here, where λ = w / (1 − w) must be finite in float32"
+            )
+        if prior.kind == "none":
+            check(w == 0, "0 when prior.kind is 'none'")
+        if config.policy.imitation_only:
+            check(w == 1, "1 when policy.imitation_only is on")
+        if prior.adaptive:
+            check(w > 0, "above 0 to adapt from")
 
 
 _INF = float("inf")
+_FINITE = float(np.finfo(np.float32).max)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"in [{low}, inf)" if high == _FINITE else f"in [{low}, {high}]"
+
+
+# Where infinity means "never" or "without a limit" it is allowed.
 _RANGES = {
     "prior_weight": (0.0, 1.0),
     "discount": (0.0, 1.0),
     "rho": (0.0, 1.0),
     "learning_rate": (0.0, 1.0),
-    "encoder_lr_scale": (0.0, _INF),
+    "encoder_lr_scale": (0.0, _FINITE),
     "max_grad_norm": (0.0, _INF),
-    "consistency_coef": (0.0, _INF),
-    "reward_coef": (0.0, _INF),
-    "value_coef": (0.0, _INF),
-    "termination_coef": (0.0, _INF),
+    "consistency_coef": (0.0, _FINITE),
+    "reward_coef": (0.0, _FINITE),
+    "value_coef": (0.0, _FINITE),
+    "termination_coef": (0.0, _FINITE),
     "tau": (0.0, 1.0),
     "scale_tau": (0.0, 1.0),
-    "entropy_coef": (0.0, _INF),
-    "temperature": (0.0, _INF),
-    "min_std": (1e-6, _INF),
+    "entropy_coef": (0.0, _FINITE),
+    "temperature": (0.0, _FINITE),
+    "min_std": (1e-6, _FINITE),
     "max_std": (1e-6, _INF),
     "gate": (0.0, _INF),
     "kl_clip": (0.0, _INF),
-    "divergence_target": (0.0, _INF),
+    "divergence_target": (0.0, _FINITE),
     "dual_learning_rate": (0.0, 1.0),
 }
 

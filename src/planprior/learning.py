@@ -162,7 +162,8 @@ def policy_gradient(
 
     Returns:
         The gradient, the policy's distributions, the terms, and the norms of the two
-        terms' gradients with their cosine: 0 unless they are to be told.
+        terms' gradients with their cosine: 0 unless they are to be told. Without an
+        active prior the return's norm is that of the whole gradient, and always told.
     """
     pi, pull_back = jax.vjp(lambda p: each(p)(inputs.zs), policy)
 

@@ -4,7 +4,7 @@
 | ------------------ | ---------- | ------- | --------------- | -------- |
 | `tdmpc2`           | 0          | –       | 5 Q, min of 2   | squashed |
 | `bmpc`             | ∞          | plans   | 2 V, by model   | clamped  |
-| `bmpc_q`           | ∞          | plans   | 5 Q, mean of 2  | clamped  |
+| `bmpc_q`           | ∞          | plans   | 2 Q, mean of 2  | clamped  |
 | `tdmpc_square`     | A/61       | plans   | 5 Q, min of 2   | squashed |
 | `boom`             | A/50¹      | plans   | 5 Q, min of 2   | squashed |
 | `pompc`            | 1          | learned | 5 Q, min of 2   | clamped  |
@@ -40,10 +40,15 @@ class Method:
 
     Attributes:
         summary: One line for `planprior list`.
-        config: Everything static, at TD-MPC2's default size.
+        config: Everything static, at TD-MPC2's default size. What a `Size` holds is
+            put in the place of what stands here: the networks, the number of Q heads,
+            the planner's `num_samples`, `num_elites`, `num_policy_trajectories` and
+            `iterations`, reanalysis' `num_slices` and `num_samples`, `batch_size`.
         lam: λ for a number of action dimensions.
         source: Where its definition comes from.
-        hypers: All other numbers.
+        hypers: All other numbers; but the size decides the learning rate and τ, and
+            the environment the discount and, by `lam`, the prior weight.
+        own_heads: Whether it keeps its number of Q heads, as V critics do.
     """
 
     summary: str
@@ -51,6 +56,7 @@ class Method:
     lam: Callable[[int], float]
     source: str
     hypers: Hypers = dataclasses.field(default_factory=Hypers)
+    own_heads: bool = False
 
     def hypers_for(self, spec: EnvSpec) -> Hypers:
         """The numbers for an environment: its discount and its prior weight."""
@@ -107,13 +113,14 @@ METHODS: dict[str, Method] = {
     "bmpc_q": Method(
         "λ = ∞ with Q-learning: PO-MPC's end of imitation",
         Config(
-            critic=CriticConfig(target="mean"),
+            critic=CriticConfig(num_heads=2, target="mean"),
             policy=_IMITATION,
             prior=_PLANS,
             reanalysis=_LAZY,
         ),
         lambda a: float("inf"),
         "BMPC's Variant 3; wertyuilife2/bmpc d5dabc6 with use_v_instead_q=false",
+        own_heads=True,
     ),
     "tdmpc_square": Method(
         "TD-M(PC)²: TD-MPC2 plus the likelihood of stored plans",
@@ -166,7 +173,8 @@ class Size:
 
     Attributes:
         network: Widths and depths.
-        num_heads: Q heads (BMPC's V critic keeps its two).
+        num_heads: Q heads (BMPC's critics, V or Q, keep their two; the published
+            program has eight at 317).
         planner: The planner's own sizes; TD-MPC2's unless a CPU is meant.
         reanalysis: Sizes of reanalysis, where the method has it.
         batch_size: Slices per update.
@@ -223,10 +231,13 @@ SIZES: dict[str, Size] = {
 """TD-MPC2's sizes by millions of parameters, and two small ones for CPUs."""
 
 
-def at_size(config: Config, size: Size) -> Config:
-    """`config` with the networks, heads and planner of a size."""
+def at_size(config: Config, size: Size, own_heads: bool = False) -> Config:
+    """`config` at a size, which decides what `Method` says.
+
+    V critics keep their number of heads, and with `own_heads` Q critics do too.
+    """
     critic = config.critic
-    if critic.kind == "q":
+    if critic.kind == "q" and not own_heads:
         critic = dataclasses.replace(critic, num_heads=size.num_heads)
     planner = dataclasses.replace(
         config.planner,
@@ -262,7 +273,7 @@ def make(method: str, spec: EnvSpec, size: str = "5") -> tuple[Config, Hypers]:
         ValueError: A name is unknown.
     """
     chosen, sizes = find(METHODS, method, "method"), find(SIZES, size, "size")
-    config = at_size(chosen.config, sizes)
+    config = at_size(chosen.config, sizes, chosen.own_heads)
     if spec.can_terminate:
         # TD-MPC2's `episodic`, which its users have to know of and to set.
         config = dataclasses.replace(config, terminations="learned")

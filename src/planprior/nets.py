@@ -94,7 +94,13 @@ class Linear(eqx.Module):
         Each part meets its own rows of W, so that one which a surrounding `vmap` does
         not map, like the latent that all the planner's samples share, is multiplied
         once.
+
+        Raises:
+            ValueError: The parts have fewer or more numbers than W has rows.
         """
+        given, rows = sum(part.shape[0] for part in parts), self.weight.shape[0]
+        if given != rows:
+            raise ValueError(f"the input has {given} numbers; the layer takes {rows}")
         out, row = self.bias, 0
         for part in parts:
             out = out + part @ self.weight[row : row + part.shape[0]]

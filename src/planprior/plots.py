@@ -429,7 +429,7 @@ def sample_efficiency(
             _band(ax, steps, curve, look[label], f"{label}, {_count(seeds)} per task")
         tasks = len({task for task, _ in groups})
         ax.set_ylabel(f"IQM of {unit}, {tasks} tasks")
-        _step_axis(ax, [grid[-1]] if len(grid) else [1.0])
+        _step_axis(ax, [grid[-1]])
         _legend(figure, [ax])
         return figure
 
@@ -438,21 +438,26 @@ def sample_efficiency(
 
 
 def sweep(runs: Sequence[Run], budgets: Sequence[float | int]) -> Any:
-    """Return against the prior weight, one line per budget: a panel per task.
+    """Return against the prior weight: a panel per task.
+
+    There is one line per budget, of all runs that differ in weight and seed alone;
+    other settings have lines of their own.
 
     Args:
-        runs: Runs of one method at several weights.
+        runs: Runs at several weights, as `results.sweeps` finds them.
         budgets: Environment steps.
     """
-    tasks = list(dict.fromkeys(run.task for run in runs))
+    groups = results.sweeps(runs)
+    tasks = list(dict.fromkeys(task for task, _ in groups))
+    names = _sweep_names([label for _, label in groups], budgets)
     with _style():
         figure, axes = _panels(len(tasks), size=(3.6, 3.0))
-        look = looks(f"at {short(b)} env steps" for b in budgets)
+        look = looks(names.values())
         for ax, task in zip(axes, tasks, strict=True):
-            of_task = [r for r in runs if r.task == task and r.prior_weight is not None]
             shown = [
-                _sweep_line(ax, of_task, float(budget), label, style)
-                for (label, style), budget in zip(look.items(), budgets, strict=True)
+                _sweep_line(ax, groups[task, label], float(budget), name, look[name])
+                for (label, budget), name in names.items()
+                if (task, label) in groups
             ]
             _sweep_axes(ax)
             _around(ax, [y for line in shown for y in line])
@@ -460,6 +465,19 @@ def sweep(runs: Sequence[Run], budgets: Sequence[float | int]) -> Any:
         _outer_labels(axes)
         _legend(figure, axes)
         return figure
+
+
+def _sweep_names(
+    labels: Iterable[str], budgets: Sequence[float | int]
+) -> dict[tuple[str, float | int], str]:
+    """What the legend calls each line: by its budget, and by its label if need be."""
+    labels = list(dict.fromkeys(labels))
+    return {
+        (label, budget): f"{label}, " * (len(labels) > 1)
+        + f"at {short(budget)} env steps"
+        for label in labels
+        for budget in budgets
+    }
 
 
 def _around(ax: Any, returns: Sequence[float]) -> None:

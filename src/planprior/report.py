@@ -17,7 +17,12 @@ from planprior import comparison, plots, results
 from planprior.comparison import Comparison
 from planprior.results import Curve, Run
 
+_Groups = Mapping[tuple[str, str], Sequence[Run]]
+
 FILMS = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
+DMCONTROL = "dmcontrol"
+"""The benchmark whose returns are out of 1000, as published tables name it."""
+
 LARGEST_FILM = 30_000_000
 """Bytes of a film that is put into the page; larger ones are named only."""
 
@@ -152,18 +157,17 @@ def _figure(figure: Any, caption: str) -> str:
 # --- Sections -------------------------------------------------------------------------
 
 
-def _summary(groups: Mapping[tuple[str, str], Sequence[Run]]) -> str:
+def _summary(groups: _Groups) -> str:
     head = ("task", "method", "seeds", "env steps", "planner", "policy", "hours")
     return _table(head, [_summary_row(*k, of) for k, of in groups.items()], left=2)
 
 
 def _summary_row(task: str, label: str, runs: Sequence[Run]) -> tuple[str, ...]:
     curve = results.summarise(runs)
-    if not len(curve.env_steps):
-        return (task, label, str(len(runs)), "–", "–", "–", "–")
     last = curve.env_steps[-1]
     digits = 3 if curve.metric == "success" else 1
     at = curve.at(last)
+    assert at is not None  # a curve tells its own points
     end = np.array([last])
     policy = results.values_at(runs, end, "policy_returns")
     hours = results.values_at(runs, end, "seconds") / 3600
@@ -172,7 +176,7 @@ def _summary_row(task: str, label: str, runs: Sequence[Run]) -> tuple[str, ...]:
         label,
         str(len(runs)),
         f"{last:,.0f}",
-        comparison.text(at, digits) if at else "–",
+        comparison.text(at, digits),
         "–" if np.isnan(policy).all() else f"{np.nanmean(policy):.{digits}f}",
         "–" if np.isnan(hours).all() else f"{np.nanmean(hours):.2f}",
     )
@@ -189,7 +193,7 @@ def _compare(
 
 
 def _curves(
-    groups: Mapping[tuple[str, str], Sequence[Run]],
+    groups: _Groups,
     compared: Mapping[tuple[str, str], Sequence[Comparison]],
 ) -> str:
     panels: dict[str, list[Curve]] = {}
@@ -232,33 +236,54 @@ def _published(compared: Mapping[tuple[str, str], Sequence[Comparison]]) -> str:
     )
 
 
-def _several(groups: Mapping[tuple[str, str], Sequence[Run]], seed: int) -> str:
+def _several(groups: _Groups, seed: int) -> str:
     """Interquartile means, where there are several tasks of the same scale."""
-    tasks = {task for task, _ in groups}
-    if len(tasks) < 2:
+    kept, unit = _of_one_scale(groups)
+    if len({task for task, _ in kept}) < 2:
         return ""
     rng = np.random.default_rng(seed)
-    budget = float(min(run.env_steps[-1] for of in groups.values() for run in of))
-    scores = plots.final_scores(groups, budget, 1000.0)
+    budget = float(min(run.env_steps[-1] for of in kept.values() for run in of))
+    scores = plots.final_scores(kept, budget, 1000.0)
     if not scores:
         return ""
-    unit = "return / 1000"
     figure = plots.aggregates(scores, budget=budget, unit=unit, rng=rng)
-    return _figure(figure, "Interquartile mean, stratified bootstrap.")
+    return _figure(
+        figure,
+        "Interquartile mean, stratified bootstrap; where a task has one run there is "
+        "no interval.",
+    )
+
+
+def _of_one_scale(groups: _Groups) -> tuple[_Groups, str]:
+    """Success rates where every run has them, else DMControl's returns out of 1000.
+
+    Returns of other suites have scales of their own, task by task.
+    """
+    rates = {key: results.as_metric(of, "success") for key, of in groups.items()}
+    if all(len(rates[key]) == len(of) for key, of in groups.items()):
+        return rates, "success rate"
+    returns = {
+        (task, label): of
+        for (task, label), of in groups.items()
+        if any(curve.benchmark == DMCONTROL for curve in results.published(task))
+        and len(results.as_metric(of, "return")) == len(of)
+    }
+    return returns, "return / 1000"
 
 
 def _sweeps(runs: Sequence[Run]) -> str:
     parts = []
     for method in dict.fromkeys(run.method for run in runs):
-        of = [run for run in runs if run.method == method]
-        if len({run.prior_weight for run in of} - {None}) > 1:
+        groups = results.sweeps([run for run in runs if run.method == method])
+        of = [run for same in groups.values() for run in same]
+        if of:
             budget = float(min(run.env_steps[-1] for run in of))
             caption = f"{method}: return against the prior weight."
             parts.append(_figure(plots.sweep(of, [budget]), caption))
     return "".join(parts)
 
 
-def _diagnostics(groups: Mapping[tuple[str, str], Sequence[Run]]) -> str:
+def _diagnostics(groups: _Groups) -> str:
     """Of the first seed of every method: the others have the same pictures."""
     parts = []
     for (task, label), runs in groups.items():

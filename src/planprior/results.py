@@ -8,6 +8,7 @@ read alike, by the names that their columns have.
 import contextlib
 import csv
 import gzip
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -457,19 +458,26 @@ def _is_resumption(start: Any) -> bool:
 def read_log(run: Run) -> dict[str, Any]:
     """Metrics of the updates behind a run, from the `train.jsonl` of its folder.
 
+    Rows that made way for later ones, into `train.1.jsonl` and so on, come first.
+
     Returns:
         `step` and every metric, [lines] each; NaN where a line lacks it or says null.
         Empty if there is no log. A last line that is being written is left out.
     """
-    path = Path(run.path).with_name("train.jsonl")
-    if not path.exists():
-        return {}
-    rows = [row for row in _json_lines(path) if _is_of(row, run)]
+    parts = _log_parts(Path(run.path).with_name("train.jsonl"))
+    rows = [row for part in parts for row in _json_lines(part) if _is_of(row, run)]
     names = {name for row in rows for name, x in row.items() if not isinstance(x, str)}
     return {
         name: np.array([_metric(row.get(name)) for row in rows])
         for name in sorted(names)
     }
+
+
+def _log_parts(path: Path) -> list[Path]:
+    """The files of a log, oldest rows first, as `log.jsonl_parts` says too."""
+    numbered = (path.with_suffix(f".{i}{path.suffix}") for i in itertools.count(1))
+    older = itertools.takewhile(Path.exists, numbered)
+    return [part for part in (*older, path) if part.exists()]
 
 
 def _metric(value: Any) -> float:
@@ -585,6 +593,26 @@ def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     for run in runs:
         found.setdefault((run.task, names[group_key(run)]), []).append(run)
     return found
+
+
+def sweeps(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs that differ in prior weight and seed alone, by task and label.
+
+    Returns:
+        Runs, of two weights or more each; without those that have no fellow at another
+        weight. Labels say nothing of the weight.
+    """
+    weighed = [run for run in runs if run.prior_weight is not None]
+    bare = [replace(run, prior_weight=None) for run in weighed]
+    names = labels(bare)
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run, one in zip(weighed, bare, strict=True):
+        found.setdefault((run.task, names[group_key(one)]), []).append(run)
+    return {
+        key: of
+        for key, of in found.items()
+        if len({run.prior_weight for run in of}) > 1
+    }
 
 
 # --- What was published ---------------------------------------------------------------

@@ -82,15 +82,16 @@ def finish(search: Search, draws: Draws, config: PlannerConfig, explore: bool) -
         "best_elite": search.elites[0, 0],
         "mean": search.mean[0],
     }
+    executed = "sampled_elite" if explore else config.evaluation
+    action = centres[executed]
     if explore:
-        action = centres["sampled_elite"] + search.std[0] * draws.exploration()
-    else:
-        action = centres[config.evaluation]
+        action = action + search.std[0] * draws.exploration()
     return Plan(
         action=jnp.clip(action, -1.0, 1.0),
         target=Gaussian(centres[config.centre], search.std[0]),
         mean=search.mean,
-        value=search.values[chosen],
+        # Nobody has valued the mean sequence: the drawn elite speaks for it.
+        value=search.values[0 if executed == "best_elite" else chosen],
         elite_std=jnp.std(search.values),
         effective_elites=1.0 / jnp.sum(search.weights**2),
         nan_count=search.nan_count,

@@ -61,7 +61,9 @@ class Plan(eqx.Module):
         target: The planner's distribution of the first action, which the replay stores
             and the policy is drawn towards. Its centre is free of exploration noise.
         mean: Mean of the action sequence at the last iteration, for the warm start.
-        value: Estimated return of the elite that was chosen, in reward units.
+        value: Estimated return of the elite whose first action is executed, in reward
+            units. Without the exploration noise; and where the mean is executed, whose
+            sequence is not valued, that of an elite drawn by its weight.
         elite_std: Standard deviation of the elites' estimated returns.
         effective_elites: Effective number of elites, 1 / Σ w²; between 1 and K.
         nan_count: Action sequences whose value was NaN, over all iterations; they

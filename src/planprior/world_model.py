@@ -74,13 +74,16 @@ class WorldModel(eqx.Module):
 
         Args:
             z: The state.
-            a: The action; V heads do not look at it.
+            a: The action; V heads do not look at it, Q heads need one.
             heads: Stacked heads, for instance drawn or target ones; the model's own
                 when left out.
             dropout: Masks of the heads' first hidden layer, while learning.
         """
         heads = self.value_heads if heads is None else heads
-        inputs = (z, a) if self.action_values and a is not None else (z,)
+        inputs = (z,)
+        if self.action_values:
+            assert a is not None, "Q heads value an action, and none is given"
+            inputs = (z, a)
         return nets.apply_heads(heads, *inputs, dropout=dropout)
 
     def values(
@@ -108,7 +111,10 @@ class WorldModel(eqx.Module):
 def init_world_model(
     observation_dim: int, action_dim: int, config: Config, *, key: PRNGKey
 ) -> WorldModel:
-    """Networks initialised as in §1.2: rewards and values start at exactly 0."""
+    """Networks initialised as in §1.2: rewards start at 0, up to rounding.
+
+    So do values, unless `CriticConfig.init` is `published`.
+    """
     network, critic = config.network, config.critic
     keys = jax.random.split(key, 5)
     latent, width = network.latent_dim, network.mlp_dim

@@ -52,13 +52,9 @@ def run(options: Import) -> int:
 def _spec(task: str) -> Any:
     if not task:
         return None
-    from planprior.envs.registry import make_env
+    from planprior.envs.registry import task_spec
 
-    env = make_env(task, seed=0)
-    try:
-        return env.spec
-    finally:
-        env.close()
+    return task_spec(task)
 
 
 def _tell(agent: Any, options: Import) -> None:

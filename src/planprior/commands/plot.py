@@ -169,17 +169,21 @@ def _efficiency(runs: "list[Run]", options: Plot) -> Any:
 
 
 def _sweep(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import plots
+    from planprior import plots, results
 
     methods = sorted({run.method for run in runs})
     if len(methods) > 1:
         raise ValueError(
             f"the runs are of {', '.join(methods)}; choose one by --method"
         )
-    weights = {run.prior_weight for run in runs if run.prior_weight is not None}
-    if len(weights) < 2:
-        raise ValueError("a sweep needs runs of two prior weights or more")
-    return plots.sweep(runs, options.budgets or _last_budget(runs))
+    groups = results.sweeps(runs)
+    if not groups:
+        raise ValueError(
+            "a sweep needs runs of two prior weights or more that differ in nothing "
+            "else but the seed"
+        )
+    shown = [run for of in groups.values() for run in of]
+    return plots.sweep(shown, options.budgets or _last_budget(shown))
 
 
 def _diagnostics(runs: "list[Run]", options: Plot) -> Any:

@@ -531,8 +531,8 @@ class Pool(ABC):
         if rows.terminated.any() and not spec.can_terminate:
             which = int(rows.terminated.argmax())
             raise EnvError(
-                f"environment {which} of {spec.name} terminated, but its EnvSpec says "
-                "can_terminate=False",
+                f"environment {which} of {spec.name} terminated, but "
+                f"{_promise(spec.name)}",
                 which,
             )
         late = ~rows.terminated & ~rows.truncated
@@ -541,7 +541,8 @@ class Pool(ABC):
             which = int(late.argmax())
             raise EnvError(
                 f"environment {which} of {spec.name} goes on after "
-                f"{spec.episode_length} steps, which its EnvSpec says is the limit",
+                f"{spec.episode_length} steps, which {_teller(spec.name)} says is the "
+                "limit",
                 which,
             )
 
@@ -555,6 +556,18 @@ class Pool(ABC):
             f"its {field}{where}; the simulation has diverged",
             int(env),
         )
+
+
+def _promise(name: str) -> str:
+    """What said that no episode terminates: an option in the name, or the spec."""
+    if ",terminates=no" in name:
+        return "the option terminates=no promises that it never does; leave it out"
+    return "its EnvSpec says can_terminate=False"
+
+
+def _teller(name: str) -> str:
+    """What said when an episode is cut off: an option in the name, or the spec."""
+    return "the option episode_length" if ",episode_length=" in name else "its EnvSpec"
 
 
 class LocalPool(Pool):

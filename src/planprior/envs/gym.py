@@ -7,10 +7,11 @@ see `vector.py`).
 
 1. Actions in [−1, 1] are mapped to the bounds entry by entry; observations are
    flattened as `spaces.py` says.
-2. The time limit is Gymnasium's `TimeLimit`, or the option `episode_length`; it
-   truncates, the environment's own verdict terminates.
+2. The time limit is Gymnasium's `TimeLimit`, or the option `episode_length`, which
+   must not exceed it; it truncates, the environment's own verdict terminates.
 3. Which registered tasks never terminate is known of Gymnasium's own; of all others it
-   is assumed that they can, unless the option `terminates=no` says otherwise.
+   is assumed that they can, unless the option `terminates=no` promises that they do
+   not; an end that breaks the promise is an error.
 """
 
 import difflib
@@ -185,16 +186,22 @@ def episode_steps(own: int | None, name: str, options: TaskOptions) -> int:
     """The time limit that holds, in environment steps.
 
     Raises:
-        EnvError: None is known.
+        EnvError: None is known, or the option asks for more than the environment's own.
     """
-    limits = [limit for limit in (own, options.episode_length) if limit]
-    if not limits:
+    asked = options.episode_length
+    if own and asked and asked > own:
+        raise EnvError(
+            f"episode_length of {name} is {asked}; it must be at most {own}, the "
+            "environment's own limit in environment steps"
+        )
+    limit = asked or own
+    if not limit:
         raise EnvError(
             f"{name} has no time limit, from which the discount follows; add one in "
             f"environment steps, as in {name},episode_length=1000, or wrap it in "
             "gymnasium.wrappers.TimeLimit"
         )
-    return min(limits)
+    return limit
 
 
 class GymEnv(Env):

@@ -16,9 +16,11 @@ class TaskOptions:
     Attributes:
         action_repeat: Environment steps per action; their rewards are summed.
         episode_length: Environment steps after which an episode is cut off (a
-            truncation); the environment's own limit where not given.
+            truncation), at most the environment's own limit, which holds where not
+            given. A vector environment keeps its own: there it can only be told.
         terminates: Whether episodes may end by the task's own rule; where not given,
-            they may, except in those tasks of Gymnasium that never do.
+            they may, except in those tasks of Gymnasium that never do. "No" is a
+            promise, and an end of that kind an error.
         success: Whether `info` tells at every step, as `success` or `is_success`,
             whether the goal is met.
     """

@@ -6,8 +6,9 @@ Numbered where it matters for comparing with published scores:
    the same bodies and rewards, but other solver settings, and there is no dog, no
    quadruped and no humanoid_CMU. As in `dmc.py`, an agent step is two control steps
    whose rewards are summed, and an episode has 500 of them and ends by truncation.
-2. Playground marks a state that is not finite as done; that is a simulation that has
-   diverged and no end of a task, so that it terminates here.
+2. Playground marks a state that is not finite as done. That is a simulation that has
+   diverged and no end of a task: as in every suite, NaN in an observation ends the
+   training with a sentence. No episode terminates, so that no ends are learned.
 3. Every episode starts in a new state. Brax's wrappers, with which Playground trains,
    go back to the first one.
 
@@ -57,5 +58,6 @@ def make(task: str, seed: int) -> "DeviceEnv":
         name=f"playground:{task}",
         episode_length=EPISODE_LENGTH,
         action_repeat=ACTION_REPEAT,
+        can_terminate=False,
         step_seconds=ACTION_REPEAT * float(config.ctrl_dt),
     )

@@ -34,10 +34,10 @@ from planprior.spec import EnvSpec
 POOLS = ("envpool",)
 """What may step a task's environments instead of its own simulator."""
 
-# Files of this folder that are no suites; `probe` and `device` step on the device.
+# Files of this folder that are no suites.
 _OTHERS = {
-    *("base", "check", "device", "envpool", "generator", "options", "own", "probe"),
-    *("process", "registry", "spaces", "vector", "worker"),
+    *("base", "check", "device", "envpool", "generator", "options", "own", "process"),
+    *("registry", "spaces", "vector", "worker"),
 }
 
 

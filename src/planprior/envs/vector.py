@@ -69,7 +69,7 @@ class VectorPool(Pool):
             name=name,
             observation_dim=self.observations.size,
             action_dim=self.actions.size,
-            episode_length=episode_steps(_limit(env), name, options),
+            episode_length=_episode_steps(env, name, options),
             can_terminate=options.terminates is not False,
         )
         super().__init__(spec, num_envs)
@@ -207,6 +207,21 @@ def _limit(env: Any) -> int | None:
     else:
         return None
     return limits.pop() if len(limits) == 1 else None
+
+
+def _episode_steps(env: Any, name: str, options: TaskOptions) -> int:
+    """The limit at which it truncates; nothing here could cut an episode off earlier.
+
+    Raises:
+        EnvError: None is known, or the option names another.
+    """
+    own, asked = _limit(env), options.episode_length
+    if own and asked and asked != own:
+        raise EnvError(
+            f"episode_length of {name} is {asked}; it must be {own}, at which the "
+            "vector environment truncates episodes itself"
+        )
+    return episode_steps(own, name, options)
 
 
 def _check_numbers(env: Any, num_envs: int, name: str, options: TaskOptions) -> None:

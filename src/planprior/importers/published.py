@@ -172,7 +172,7 @@ def _agent(
     _check_shapes(networks, target_heads, wanted)
     report = _report(ledger, skipped, Path(path))
     hypers = methods.METHODS[method].hypers_for(spec).validate(config)
-    size = _size_name(config)
+    size = _size_name(method, config)
     return Published(method, size, spec, config, hypers, networks, target_heads, report)
 
 
@@ -338,12 +338,12 @@ def _original(name: str) -> str | None:
     return None
 
 
-def _size_name(config: Config) -> str:
+def _size_name(method: str, config: Config) -> str:
+    own_heads = methods.METHODS[method].own_heads
     for name, size in methods.SIZES.items():
-        same_heads = config.critic.kind == "v" or (
-            config.critic.num_heads == size.num_heads
-        )
-        if config.network == size.network and same_heads:
+        if methods.at_size(config, size, own_heads).critic == config.critic and (
+            config.network == size.network
+        ):
             return name
     return "custom"
 
