@@ -1,6 +1,8 @@
 import io
 import json
 import math
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -389,12 +391,31 @@ def test_pretraining_is_shown_while_it_lasts() -> None:
         for done in (10, 20, 30, 40):
             clock.now += 4
             progress.pretraining(done, 40)
-        clock.now += 4
-        progress.update(60)
+        for step in (55, 60):
+            clock.now += 4
+            progress.update(step)
+    # Neither the pretraining nor the first step, which compiles, counts for the speed.
     assert stream.getvalue().splitlines() == [
         "step 50 of 100 (50%) | pretraining 20 of 40 updates (50%), left 8 s",
-        "step 60 of 100 (60%) | speed 0.5 env steps/s | left 1 min 20 s",
+        "step 55 of 100 (55%)",
+        "step 60 of 100 (60%) | speed 1.2 env steps/s | left 32 s",
     ]
+
+
+def test_a_training_outlives_whoever_read_its_display() -> None:
+    program = (
+        "import sys; from planprior.log import Progress\n"
+        "with Progress(100, every=0.0) as progress:\n"
+        "    for step in range(100): progress.update(step)\n"
+        "print('done', file=sys.stderr)\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    made = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (made.returncode, made.stderr) == (0, b"done\n")
 
 
 def test_an_evaluation_is_shown_at_once() -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -394,6 +395,18 @@ def test_stopped_and_resumed_it_is_as_if_never_stopped(
     assert one == other and len(one) == 3
     for event in ("episode", "evaluation"):
         assert events(whole, event) == events(parts, event)
+
+
+def test_told_to_stop_before_it_began_it_can_be_begun(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(GracefulStop, "requested", property(lambda self: True))
+        result, screen = train(folder, prior_weight=None, lam=math.inf)
+    assert not result.finished and "stopped and saved at 0 of 160" in screen
+    result, _ = train(folder, prior_weight=None, lam=math.inf)
+    assert result.finished and Agent.load(folder).hypers.prior_weight == 1
+    # An infinite number is none that JSON knows.
+    assert json.loads((folder / "config.json").read_text())["train"]["lam"] == "inf"
 
 
 def test_a_stop_while_an_evaluation_is_saved_loses_no_score(tmp_path, monkeypatch):

@@ -46,6 +46,17 @@ def require(holds: bool, owner: str, name: str, value: object, allowed: str) -> 
         raise ValueError(f"{owner}.{name} is {value!r}; it must be {allowed}")
 
 
+def is_seed(value: object) -> bool:
+    """Whether it is a seed; JAX's keys forget what is beyond 32 bits."""
+    return isinstance(value, int) and _whole(value) and 0 <= value < 2**32
+
+
+def require_seed(value: object, name: str = "seed") -> None:
+    """Unless it is a seed, raise one sentence: field, value and what is allowed."""
+    if not is_seed(value):
+        raise ValueError(f"{name} is {value!r}; it must be in [0, 2^32 - 1]")
+
+
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from planprior import methods, settings, sweep
-from planprior.checked import Checked, require
+from planprior.checked import Checked, is_seed, require, require_seed
 from planprior.config import Config
 from planprior.hypers import Hypers, weight_from_lambda
 from planprior.settings import Value
@@ -27,10 +27,8 @@ FREE = (
 (`loop` no more than by rounding), only how far it goes and where it is shown."""
 
 
-def _is_seed(value: object) -> bool:
-    """Whether it is a seed; JAX's keys forget what is beyond 32 bits."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and 0 <= value < 2**32
+MOST_ENVS = 100_000
+"""Environments of a member, at most: even so many take gigabytes to build."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,10 @@ class TrainConfig(Checked):
         super().__post_init__()
         owner = type(self).__name__
         self._settle_sweeps()
-        require(_is_seed(self.seed), owner, "seed", self.seed, "in [0, 2^32 - 1]")
+        require_seed(self.seed, f"{owner}.seed")
         self.at_least(1, "steps", "num_envs", "buffer_size", "eval_episodes")
         self.at_least(1, "log_every")
+        self.at_most(MOST_ENVS, "num_envs", "eval_episodes")
         for name in ("seed_steps", "eval_every"):
             value = getattr(self, name)
             holds = value is None or value >= 1
@@ -148,7 +147,7 @@ class TrainConfig(Checked):
         require(holds, owner, "seed", self.seed, "left out beside seeds")
         for seed in seeds:
             allowed = "whole numbers in [0, 2^32 - 1]"
-            require(_is_seed(seed), owner, "seeds", seeds, allowed)
+            require(is_seed(seed), owner, "seeds", seeds, allowed)
         settled = sweep.one_or_several(owner, "seeds", seeds) if seeds else ()
         if isinstance(settled, int):
             object.__setattr__(self, "seed", settled)
@@ -321,7 +320,7 @@ def _default_folder(train: TrainConfig, spec: EnvSpec, size: str) -> str:
 def to_json(experiment: Experiment) -> dict[str, Any]:
     """Everything that a training depends on, as `config.json` holds it."""
     train = dataclasses.asdict(experiment.train)
-    return {
+    everything = {
         "format": FORMAT,
         "train": train | {"settings": settings.parse(experiment.train.settings)},
         "size": experiment.size,
@@ -331,6 +330,7 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
         "members": [member.columns() for member in experiment.members],
         "seed_decisions": experiment.seed_decisions,
     }
+    return settings.without_infinities(everything)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

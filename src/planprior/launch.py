@@ -15,7 +15,14 @@ from planprior.envs.base import Pool
 from planprior.envs.process import choose_workers
 from planprior.envs.registry import make_pool, proposed_settings, resolve
 from planprior.experiment import Experiment, TrainConfig
-from planprior.log import Progress, RunFolder, Sink, TensorBoard, WeightsAndBiases
+from planprior.log import (
+    Progress,
+    RunFolder,
+    Screen,
+    Sink,
+    TensorBoard,
+    WeightsAndBiases,
+)
 from planprior.saving import Saving, Start
 from planprior.sweep import Member
 
@@ -51,9 +58,11 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         TrainingError: The training diverged, that of every member.
         OutOfMemoryError: Host or device have too little memory.
     """
-    console = console or Console(highlight=False)
+    console = console or Screen()
     runtime.configure(precision=config.precision)
     with ExitStack() as stack:
+        # First of all: an interrupt within a callback of JAX's would be swallowed.
+        stop = stack.enter_context(runtime.GracefulStop())
         seeds = [choice.seed for choice in config.choices()]
         pool = stack.enter_context(_pool(config, config.num_envs, seeds))
         config.loops_on_device(pool.spec.name, pool.on_device)
@@ -80,7 +89,6 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
             _pool(config, config.eval_episodes, others)
         )
         with _folder(experiment, start, console) as (run, progress):
-            stop = stack.enter_context(runtime.GracefulStop())
             _tell_start(start, console)
             tools = pool, evaluation_pool, run, saving, progress, stop
             training = _training(experiment, population, *tools)
@@ -90,9 +98,12 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
                 _begin_from(config.init_from, training, console)
             finished = training.run()
         if not finished:
+            made, next_ = training.env_steps, "goes on from there"
+            if made >= config.steps:
+                next_ = "makes the last evaluation"
             console.print(
-                f"stopped and saved at {training.env_steps} of {config.steps} env "
-                f"steps in {folder}; the same command goes on from there",
+                f"stopped and saved at {made} of {config.steps} env steps in {folder}; "
+                f"the same command {next_}",
                 soft_wrap=True,
             )
         return Result(folder, finished, stop.signal)

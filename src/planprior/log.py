@@ -544,6 +544,19 @@ class Spread(NamedTuple):
         return mean if low == high else f"{mean} ({low} to {high})"
 
 
+class Screen(Console):
+    """Standard output, whose end (that of `| head`, say) is not that of a training."""
+
+    def __init__(self) -> None:
+        """Writes without colouring numbers."""
+        super().__init__(highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Writes nothing from now on; files are written all the same."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 class Progress:
     """Shows how far a run is: a live display on a terminal, plain lines elsewhere."""
 
@@ -567,7 +580,7 @@ class Progress:
             every: Seconds between plain lines.
             window: Seconds over which the speed is measured.
         """
-        self._console = console or Console(highlight=False)
+        self._console = console or Screen()
         alive = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = Live(console=self._console, auto_refresh=False) if alive else None
         self._clock = clock
@@ -576,6 +589,7 @@ class Progress:
         self._total = total
         self._step = start
         self._past = deque([(clock(), start)])
+        self._begun = False
         self._drawn = (clock(), start)
         self._facts: dict[str, str] = {}
         self._pretrained: tuple[float, int] | None = None
@@ -609,6 +623,9 @@ class Progress:
         """
         self._step = step
         now = self._clock()
+        if not self._begun and step > self._past[0][1]:
+            self._begun = True  # the first step compiles, which tells nothing of speed
+            self._past = deque([(now, step)])
         if now - self._past[-1][0] >= 1.0:
             self._past.append((now, step))
         while len(self._past) > 2 and now - self._past[1][0] >= self._window:
@@ -632,6 +649,7 @@ class Progress:
             due: How many are made before the next step.
         """
         now = self._clock()
+        self._past, self._begun = deque([(now, self._step)]), False
         if done >= due:
             self._facts.pop("pretraining", None)
             self._pretrained = None

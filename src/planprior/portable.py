@@ -9,8 +9,10 @@ one are migrated, step by step, by `MIGRATIONS`. A setting that is younger than 
 takes its default, which by rule keeps what was computed before.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from planprior.spec import EnvSpec
 
 KIND = "agent"
 FORMAT = 1
+VALUES = "values.csv"
+"""What `planprior eval --values` writes about the agent, into its folder."""
 
 Meta = dict[str, Any]
 MIGRATIONS: dict[int, Callable[[Meta], Meta]] = {}
@@ -63,12 +67,36 @@ def save(
         **{k: v for k, v in info.items() if k not in _SAID_OF_IT},
         "spec": dataclasses.asdict(agent.spec),
         "agent": settings.config_to_json(agent.config),
-        "hypers": numbers,
+        "hypers": settings.without_infinities(numbers),
     }
     if Path(folder).exists() and not is_agent(folder):
         raise CheckpointError(f"{folder} is there and is no agent; it is left as it is")
     networks = Networks(state.model, state.policy, state.prior)
-    checkpoint.save(folder, {"agent": networks, "learner": learner}, meta, attached)
+    groups = {"agent": networks, "learner": learner}
+    with _without_values(Path(folder)):
+        checkpoint.save(folder, groups, meta, attached)
+
+
+@contextlib.contextmanager
+def _without_values(folder: Path) -> Iterator[None]:
+    """Throw away what was found about an agent once another has taken its place."""
+    path = folder / VALUES
+    if not path.exists():
+        yield
+        return
+    aside = folder.with_name(f".{folder.name}.{VALUES}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be replaced: {error.strerror or error}"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        os.replace(aside, path)
+        raise
+    aside.unlink()
 
 
 def is_agent(folder: str | Path) -> bool:

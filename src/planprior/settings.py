@@ -8,6 +8,7 @@ the names that TD-MPC2 uses.
 import dataclasses
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -147,11 +148,16 @@ def _number(text: int | float | bool | str) -> float:
     return float(text)
 
 
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False}
+TRUTHS = {
+    **dict.fromkeys(("true", "yes", "1"), True),
+    **dict.fromkeys(("false", "no", "0"), False),
+}
+"""What a command line may say for on and off."""
+
 _PARSERS: dict[type, typing.Callable[[Any], Any]] = {
     int: _whole,
     float: _number,
-    bool: lambda text: (_TRUTHS | {"0": False})[str(text).lower()],
+    bool: lambda text: TRUTHS[str(text).lower()],
 }
 
 
@@ -233,7 +239,18 @@ def find(name: str, others: Iterable[str] = ()) -> Setting:
         options = " or ".join(s.name for s in matches)
         raise ValueError(f"setting {name!r} is ambiguous; it must be {options}")
     known = [*settings, *(s.field for s in settings.values()), *TDMPC2_NAMES, *others]
-    raise ValueError(f"setting {name!r} is unknown{nearest(plain, known)}")
+    hint = _of_another_section(plain) or nearest(plain, known)
+    raise ValueError(f"setting {name!r} is unknown{hint}")
+
+
+def _of_another_section(name: str) -> str:
+    """A hint at the settings whose last part is right: `planner.horizon`."""
+    section, _, last = name.rpartition(".")
+    field = (SHORT_NAMES | TDMPC2_NAMES).get(last, last)
+    alike = [s.name for s in table().values() if field in (s.name, s.field)]
+    if not section or not alike:
+        return ""
+    return f"; did you mean {' or '.join(map(repr, alike))}?"
 
 
 def parse(given: Mapping[str, Value | list[float]]) -> dict[str, Value]:
@@ -307,10 +324,20 @@ def _rebuild(owner: type, values: Mapping[str, Any]) -> Any:
     return owner(**values)
 
 
-def hypers_from_json(values: Mapping[str, float]) -> Hypers:
-    """A `Hypers` from its fields.
+def without_infinities(value: Any) -> Any:
+    """A tree as JSON can hold it: with texts, `inf`, for numbers that it lacks."""
+    if isinstance(value, Mapping):
+        return {name: without_infinities(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_infinities, value))
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def hypers_from_json(values: Mapping[str, float | str]) -> Hypers:
+    """A `Hypers` from its fields, of which some may be texts for infinity.
 
     Raises:
         ValueError: A field is missing or unknown.
     """
-    return _rebuild(Hypers, values)
+    infinite = {name: float(x) for name, x in values.items() if x in ("inf", "-inf")}
+    return _rebuild(Hypers, {**values, **infinite})
