@@ -53,6 +53,19 @@ def write_run(
     return folder
 
 
+def begin_run(folder):
+    """A run folder as training leaves it until its first evaluation."""
+    write_run(folder, seeds=(7,))
+    (folder / "eval.csv").write_bytes(b"")
+    return folder
+
+
+def write_values(folder, text):
+    """What `planprior eval --values` writes beside a run, or what became of it."""
+    (folder / "values.csv").write_text(text)
+    return folder
+
+
 def write_table(path: Path, returns: dict[int, list[float]], **columns) -> Path:
     """A table of another program: returns of seeds 0, 1, … at each step."""
     names = ",".join(["step", "episode_reward", "seed", *columns])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from command_line import run
-from planprior import calibration, results
+from planprior import calibration, evaluation, results
 from planprior.calibration import Calibration
 from planprior.results import Run
 
@@ -58,6 +58,46 @@ def test_the_summary_by_hand():
     assert calibration.summary(found)["value_overestimation"] == pytest.approx(2.5)
 
 
+def test_a_table_about_a_checkpoint_is_beside_the_evaluations(tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    one = run_dir / "checkpoints" / "step_000000100"
+    one.mkdir(parents=True)
+    # Without evaluations it is merely a folder of that name, with agents in it.
+    assert calibration.folder_of(one) == one
+    (run_dir / "eval.csv").write_text("")
+    assert calibration.folder_of(one) == calibration.folder_of(run_dir) == run_dir
+    monkeypatch.chdir(run_dir / "checkpoints")
+    assert calibration.folder_of(Path(one.name)) == run_dir
+    monkeypatch.chdir(tmp_path)
+    assert calibration.folder_of(one.relative_to(tmp_path)) == Path("run")
+
+
+def test_places_are_checked_before_the_evaluation(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("too late"))
+    agent = shutil.copytree(EXPORTED, tmp_path / "agent")
+    one = shutil.copytree(EXPORTED, tmp_path / "run" / "checkpoints" / "step_000000160")
+    (tmp_path / "run" / "eval.csv").write_text("")
+    for folder in (agent, tmp_path / "run"):
+        (folder / "values.csv").mkdir()
+    for folder, option, place in (
+        (agent, ["--values"], f"values is '{agent}/values.csv'"),
+        (one, ["--values"], f"values is '{tmp_path}/run/values.csv'"),
+        (agent, ["--video", "/proc/film.gif"], "video is '/proc/film.gif'"),
+    ):
+        status, out, err = run(monkeypatch, capsys, "eval", folder, *option)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert f"{place}; it must be where a file can be written: " in err
+
+
+def test_a_film_is_made_before_the_evaluation(tmp_path, monkeypatch, capsys):
+    """What does not draw is known before time is spent."""
+    pytest.importorskip("imageio", reason="imageio is not installed")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("too late"))
+    film = tmp_path / "film.gif"
+    status, _, err = run(monkeypatch, capsys, "eval", EXPORTED, "--video", film)
+    assert status == 1 and "has no render" in err and not film.exists()
+
+
 def test_the_command_writes_what_the_figure_reads(tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(EXPORTED, tmp_path / "agent")
     # Episodes have ten decisions; with this all but the last six are far enough.
@@ -75,5 +115,8 @@ def test_the_command_writes_what_the_figure_reads(tmp_path, monkeypatch, capsys)
     values = results.read_values(member)
     gap = float(np.mean(values["predicted"] - values["achieved"]))
     assert told["value_overestimation"] == pytest.approx(gap, rel=1e-3)
+    # Another agent may take its place.
+    status, _, err = run(monkeypatch, capsys, "export", EXPORTED, folder)
+    assert status == 0, err
     status, _, err = run(monkeypatch, capsys, *options, "--mode", "policy")
     assert status == 2 and "mode is 'policy'; values are those of plan" in err

@@ -1,6 +1,10 @@
 """The command, in this process: what it prints, and how it ends."""
 
+import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -54,6 +58,28 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
         (["eval", "x", "--mode", "plann"], "--mode is 'plann'; it must be one of 'pl"),
         (["train"], "Missing from planprior train: STR Task"),
         (["eval", "x", "--nosuch", "3"], "Unrecognized options: --nosuch"),
+        (
+            ["train", "x", "--seed-steps", "nan"],
+            "--seed-steps is 'nan'; it must be a w",
+        ),
+        (["control", "x", "--hz", "abc"], "--hz is 'abc'; it must be a number"),
+        (["train", "cartpole-swingup", "--lr", "0", "nan"], "learning_rate is nan; it"),
+        (["train", "x", "overlap=off"], "overlap is 'off'; it is a switch: --overlap "),
+        (["eval", "x", "--json=on"], "it is a switch: --json or --no-json"),
+        (["train", "--task", "cartpole-swngup"], "task 'cartpole-swngup' is unknown"),
+        (["train", "--task"], "task has no value; it is the first word"),
+        (["train", "toys:aim,foo=1"], "has the option 'foo'; it must be one of action"),
+        (["bench", "toys:aim,foo=1"], "has the option 'foo'; it must be one of action"),
+        (["check-env", "toys:aim,foo=1"], "has the option 'foo'; it must be one of ac"),
+        (["train", "x", "--seeds", "0-999999999"], "it must be at most 4096"),
+        (["train", "x", "--seeds", "0-3000", "5000-7000"], "which are 5,002; it must"),
+        (["compare"], "runs is empty; it must be run folders, folders of them, or CSV"),
+        (["plot"], "runs is empty; it must be run folders, folders of them, or CSV"),
+        (["report"], "runs is empty; it must be run folders, folders of them, or CSV"),
+        (["export", "x", ""], "folder is '.'; it must have a name of its own"),
+        (["export", "x", "/"], "folder is '/'; it must have a name of its own"),
+        (["export", "x", "y/.."], "folder is 'y/..'; it must have a name of its own"),
+        (["import", "tdmpc2", "x", "."], "folder is '.'; it must have a name of its"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_a_status(
@@ -103,3 +129,72 @@ def test_help_is_for_newcomers(monkeypatch, capsys):
         assert word in " ".join(out.split())
     status, out, _ = run(monkeypatch, capsys)
     assert "train" in out and "eval" in out and "list" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "words"),
+    [
+        ("list", "WHAT", ["all", "tasks", "methods", "sizes", "settings"]),
+        ("import", "PROGRAM", ["tdmpc2", "bmpc", "tdmpc_square"]),
+    ],
+)
+def test_a_positional_has_one_name_in_help_and_errors(
+    command, name, words, monkeypatch, capsys
+):
+    _, out, _ = run(monkeypatch, capsys, command, "--help")
+    assert name in out and all(word in out for word in words)
+    _, _, err = run(monkeypatch, capsys, command, "foo", "a", "b")
+    assert f"{name.lower()} is 'foo'; it must be one of '{words[0]}'" in err
+
+
+@pytest.mark.parametrize("arguments", [["list", "methods"], ["--help"]])
+def test_a_stream_may_lack_characters(arguments, monkeypatch, capsys):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    status, _, err = run(monkeypatch, capsys, *arguments)
+    stream.seek(0)
+    assert status in (0, None) and not err
+    assert len(stream.read()) > 500
+
+
+@pytest.mark.parametrize("arguments", [["list", "methods"], ["train", "--help"]])
+def test_who_reads_no_further_is_told_nothing(arguments, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        status, _, err = run(monkeypatch, capsys, *arguments)
+    assert status == 1 and not err
+
+
+def test_another_broken_pipe_is_told(monkeypatch, capsys):
+    def broken(*_):
+        raise BrokenPipeError("the worker's pipe")
+
+    monkeypatch.setattr("planprior.cli.run", broken)
+    with open(os.devnull, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        status, _, err = run(monkeypatch, capsys, "list")
+    assert status == 1 and err == "planprior: the worker's pipe\n"
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["planprior", "list", "methods"]
+from planprior.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["tyro", "jax", "planprior.commands"])
+def test_ctrl_c_while_it_starts(module):
+    program = INTERRUPTED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"")

@@ -9,7 +9,7 @@ from command_line import run
 from planprior import comparison, results
 from planprior.intervals import Estimate
 from planprior.results import ResultsError
-from results_files import write_run, write_table
+from results_files import begin_run, write_run, write_table
 
 # BMPC on dog-run at 1 M env steps: 548.1 (474.8 to 621.4) of 5 seeds.
 STEP = 1_000_000
@@ -118,6 +118,14 @@ def test_a_run_folder_is_compared_in_words(tmp_path, monkeypatch, capsys):
         "95 % intervals over seeds",
     ):
         assert text in out
+
+
+def test_a_run_that_has_only_begun_is_left_out(tmp_path, monkeypatch, capsys, caplog):
+    write_run(tmp_path / "runs" / "whole", gain=1e-3, steps=(0, 100_000))
+    begun = begin_run(tmp_path / "runs" / "begun")
+    (found,) = told(monkeypatch, capsys, tmp_path / "runs", "--against", "BMPC")
+    assert found["budgets"][0]["ours"] == {"mean": 100.0, "seeds": 1}
+    assert caplog.messages == [f"{begun} has no evaluations yet and is left out"]
 
 
 def test_wrong_comparisons_are_one_sentence(tmp_path, monkeypatch, capsys):

@@ -324,7 +324,7 @@ def test_registered_names_resolve(name):
 
 
 def test_unknown_names_get_the_nearest():
-    sentence = r"^task 'gym:HalfCheeta-v5' is unknown; the nearest are 'gym:HalfCheetah"
+    sentence = r"^task 'gym:HalfCheeta-v5' is unknown; did you mean 'gym:HalfCheetah"
     with pytest.raises(ValueError, match=sentence):
         registry.resolve("gym:HalfCheeta-v5")
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from planprior import methods, settings
-from planprior.commands.splitting import split_settings
+from planprior.commands.splitting import spell_switches, split_settings
 from planprior.commands.train import NAMES
 from planprior.config import Config
 from planprior.experiment import TrainConfig, differences, resolve, to_json
@@ -61,6 +61,9 @@ def test_tdmpc2_names_lead_to_settings(name):
             "setting 'num_sample' is unknown; did you mean 'num_samples'",
         ),
         ({"learn_rate": 3}, "did you mean 'learning_rate'"),
+        ({"planner.horizon": 3}, "unknown; did you mean 'horizon'?"),
+        ({"planner.lr": 3}, "unknown; did you mean 'learning_rate'?"),
+        ({"x.kind": 3}, "unknown; did you mean 'critic.kind' or 'prior.kind'?"),
         ({"num_slices": 1, "reanalysis.num_slices": 2}, "given twice"),
         ({"kind": "q"}, "setting 'kind' is ambiguous; it must be critic.kind or prior"),
         ({"horizon": "three"}, "horizon is 'three'; it must be a whole number"),
@@ -110,6 +113,11 @@ def test_a_foreign_config_is_refused():
     [
         (["walker-walk", "--seed", "3"], ["walker-walk", "--seed", "3"], {}),
         (["task=dog-run", "steps=100"], ["dog-run", "--steps", "100"], {}),
+        (["--task", "dog-run", "--seed", "3"], ["dog-run", "--seed", "3"], {}),
+        (["gym:X-v1,action_repeat=2"], ["gym:X-v1,action_repeat=2"], {}),
+        (["X-v1,terminates=no", "rho=0.6"], ["X-v1,terminates=no"], {"rho": "0.6"}),
+        (["my:Env,episode_length=500"], ["my:Env,episode_length=500"], {}),
+        (["task=gym:X,success=yes"], ["gym:X,success=yes"], {}),
         (["x", "model_size=5"], ["x", "--size", "5"], {}),
         (["x", "--eval-freq=5"], ["x", "--eval-every", "5"], {}),
         (["x", "--lambda", "2"], ["x", "--lambda", "2"], {}),
@@ -124,10 +132,33 @@ def test_a_foreign_config_is_refused():
         (["x", "--prior.adaptive", "--seed", "1"], ["x", "--seed", "1"],
          {"prior.adaptive": True}),
         (["x", "--symlog-min", "-5"], ["x"], {"network.symlog_min": "-5"}),
+        (["x", "--lr", "0", "nan", "-inf"], ["x"], {"learning_rate": "0,nan,-inf"}),
     ],
 )  # fmt: skip
 def test_the_command_line_is_split(arguments, rest, found):
     assert split_settings(arguments, NAMES) == (rest, found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (["x", "overlap=False"], ["x", "--no-overlap"]),
+        (["--overlap=true", "x"], ["--overlap", "x"]),
+        (["--no-overlap=TRUE"], ["--no-overlap"]),
+        (["--no-overlap=no"], ["--overlap"]),
+        (["--overlap", "False", "x"], ["--no-overlap", "x"]),
+        (["--overlap", "x"], ["--overlap", "x"]),
+        (["--no-overlap", "x", "seed=1"], ["--no-overlap", "x", "seed=1"]),
+    ],
+)
+def test_switches_may_have_a_value(arguments, written):
+    assert spell_switches(arguments, {"overlap"}, undashed=True) == written
+
+
+def test_a_word_is_a_switch_only_where_settings_are_taken():
+    assert spell_switches(["json=x"], {"json"}, undashed=False) == ["json=x"]
+    with pytest.raises(ValueError, match=r"overlap is ''; it is a switch: --overlap"):
+        spell_switches(["--overlap="], {"overlap"}, undashed=False)
 
 
 @pytest.mark.parametrize(

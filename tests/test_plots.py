@@ -1,11 +1,14 @@
 """Figures: what is in them, not their pixels."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from command_line import run
 from planprior import results
-from results_files import write_run, write_sweeps, write_table
+from results_files import begin_run, write_run, write_sweeps, write_table, write_values
 from scripts import load
 
 pytest.importorskip("matplotlib")
@@ -217,6 +220,9 @@ def test_the_command_draws_a_sweep_and_published_curves(
 
 def test_wrong_figures_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
     table = write_table(tmp_path / "t.csv", {0: [1.0], 200: [5.0]}, task="dog-run")
+    begun = begin_run(tmp_path / "begun")
+    values = "seed,prior_weight,predicted,achieved\n0,0.5,abc,1\n"
+    damaged = write_values(write_run(tmp_path / "damaged"), values)
     for arguments, message in (
         ([folder, "--output", "a.gif"], "output is 'a.gif'; its name must end in .png"),
         ([folder, "--method", "x"], "method is 'x'; the runs are of bmpc, pompc"),
@@ -224,6 +230,13 @@ def test_wrong_figures_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
         ([table, "--kind", "sweep"], "needs runs of two prior weights or more"),
         ([table, "--kind", "time"], "the runs have no wall time: no column seconds"),
         ([table, "--scale", "0"], "scale is 0.0; it must be above 0"),
+        ([table, "--scale", "nan"], "scale is nan; it must be above 0 and finite"),
+        ([table, "--scale", "inf"], "scale is inf; it must be above 0 and finite"),
+        ([table, "--seed", "-1"], "seed is -1; it must be in [0, 2^32 - 1]"),
+        ([""], "runs has ''; each must be a run folder"),
+        ([], "runs is empty; it must be run folders"),
+        ([begun], "begun has no evaluations yet"),
+        ([damaged, "--kind", "diagnostics"], "line 2: predicted is 'abc'; it must be"),
         ([table, "--kind", "diagnostics", "--member", "3"], "it must be in [0, 0]"),
         ([folder, "--kind", "aggregate", "--against", "BMPC"], "needs --published"),
         ([folder, "--kind", "aggregate", "--budgets", "9"], "has every task at 9"),
@@ -234,6 +247,49 @@ def test_wrong_figures_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
     ):
         status, out, err = run(monkeypatch, capsys, "plot", *arguments)
         assert status == 2 and message in err and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize("kind", ["curves", "aggregate", "efficiency"])
+def test_single_runs_have_no_interval(kind, tmp_path, monkeypatch, capsys):
+    for task in ("dog-run", "walker-walk"):
+        for method in ("bmpc", "pompc"):
+            write_run(tmp_path / f"{task}-{method}", task=task, method=method)
+    output = tmp_path / "figure.svg"
+    options = [tmp_path, "--kind", kind, "--output", output]
+    status, _, err = run(monkeypatch, capsys, "plot", *options)
+    assert (status, err) == (0, "")
+    texts = re.findall(r">([^<]*)</text>", output.read_text())
+    assert "bmpc" in "".join(texts) and not [t for t in texts if "nan" in t.lower()]
+
+
+@pytest.mark.parametrize("command", ["plot", "compare", "report"])
+def test_a_place_that_cannot_be_written_is_found_first(
+    command, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(results, "read", lambda *_, **__: pytest.fail("too late"))
+    suffix = ".html" if command == "report" else ".png"
+    (tmp_path / "file").write_text("")
+    (tmp_path / f"folder{suffix}").mkdir()
+    for place, reason in (
+        (Path("/proc") / f"x{suffix}", "No such file or directory"),
+        (tmp_path / "file" / f"x{suffix}", "Not a directory"),
+        (tmp_path / f"folder{suffix}", "it is a folder"),
+        (tmp_path / f"{'x' * 300}{suffix}", "File name too long"),
+    ):
+        status, _, err = run(monkeypatch, capsys, command, folder, "--output", place)
+        assert status == 2 and err.count("\n") == 1
+        sentence = f"output is '{place}'; it must be where a file can be written: "
+        assert sentence + reason in err
+    plots.require_place("output", tmp_path / "new" / "x.png")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_cannot_be_written_is_named_itself(tmp_path):
+    with pytest.raises(OSError, match=r"/x\.png cannot be written: No space left"):
+        with plots.replacing(tmp_path / "x.png") as aside:
+            aside.write_text("half")
+            raise OSError(28, "No space left on device", str(aside))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys, folder):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from helpers import same
 from planprior import portable
 from planprior.acting import Agent
 from planprior.checkpoint import CheckpointError
+from planprior.experiment import TrainConfig
 from planprior.exporting import Learner, experience, export
 from torch_files import FILES
 
@@ -125,6 +127,37 @@ def test_what_is_no_agent_is_neither_loaded_nor_overwritten(agent, folder, tmp_p
     (folder / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(CheckpointError, match="was altered"):
         Agent.load(folder)
+
+
+def test_an_agent_is_replaced_whose_values_were_looked_at(agent, folder, tmp_path):
+    values = folder / portable.VALUES
+    values.write_text("of the old agent")
+    export(agent, Learner.of(agent.state), folder)
+    assert not values.exists() and len(list(folder.iterdir())) == 3
+    values.write_text("of the old agent")
+    (folder / "precious.txt").write_text("x")
+    with pytest.raises(CheckpointError, match=r"it holds precious\.txt"):
+        export(agent, Learner.of(agent.state), folder)
+    assert values.read_text() == "of the old agent"
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20])
+def test_wrong_seeds_are_one_sentence(seed, folder, monkeypatch, capsys):
+    sentence = f"seed is {seed}; it must be in [0, 2^32 - 1]"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Agent.load(folder, seed=seed)
+    with pytest.raises(ValueError, match="TrainConfig." + re.escape(sentence)):
+        TrainConfig("cheetah-run", seed=seed)
+    status, _, err = run(monkeypatch, capsys, "eval", folder, "--seed", seed)
+    assert (status, err) == (2, f"planprior: {sentence}\n")
+
+
+def test_no_name_is_not_the_current_folder(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    status, _, err = run(monkeypatch, capsys, "eval", "")
+    assert status == 2 and "run is ''; it must be a run folder, one of its" in err
+    assert Agent.load(".").info["step"] == 160
 
 
 def test_a_folder_loads_anywhere_without_learning_or_simulator(folder, tmp_path):

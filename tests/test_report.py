@@ -9,7 +9,7 @@ import pytest
 from command_line import run
 from planprior import results
 from planprior.results import Run
-from results_files import write_run
+from results_files import begin_run, write_run, write_values
 
 pytest.importorskip("matplotlib")
 plots = pytest.importorskip("planprior.plots")
@@ -107,9 +107,27 @@ def test_weights_of_different_settings_are_no_sweep():
     assert report._sweeps(runs) == ""
 
 
+def test_single_runs_and_one_that_has_only_begun(tmp_path, monkeypatch, capsys, caplog):
+    steps = (0, 100_000, 200_000)
+    for task in ("dog-run", "walker-walk"):
+        write_run(tmp_path / "runs" / task, gain=1e-3, steps=steps, task=task)
+    begun = begin_run(tmp_path / "runs" / "begun")
+    output = tmp_path / "page.html"
+    options = [tmp_path / "runs", "--output", output]
+    status, _, err = run(monkeypatch, capsys, "report", *options)
+    assert (status, err) == (0, "")
+    assert caplog.messages == [f"{begun} has no evaluations yet and is left out"]
+    page = re.sub(r'src="[^"]*"', "", output.read_text())
+    assert "Several tasks" in page and "none: too few seeds" in page
+    assert not re.search(r"\bnan\b", page.lower())
+
+
 def test_wrong_reports_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
     bad = write_run(tmp_path / "bad" / "run", resumed=[{"step": "x"}])
     (tmp_path / "none").mkdir()
+    damaged = write_values(
+        write_run(tmp_path / "damaged"), "seed,prior_weight,predicted,achieved\n0,0.5"
+    )
     for arguments, message in (
         (
             [folder, "--output", "a.pdf"],
@@ -117,6 +135,10 @@ def test_wrong_reports_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
         ),
         ([folder, "--against", "BMCP"], "nothing of 'BMCP' is published for dog-run"),
         ([tmp_path / "none"], "no eval.csv in it"),
+        ([folder, "--seed", "4294967296"], "seed is 4294967296; it must be in [0, 2^"),
+        ([""], "runs has ''; each must be a run folder"),
+        ([], "runs is empty; it must be run folders"),
+        ([damaged], "values.csv, line 2: predicted is ''; it must be a finite number"),
         ([bad], "config.json is [{'step': 'x'}]; it must be a list of objects"),
     ):
         status, out, err = run(monkeypatch, capsys, "report", *arguments)

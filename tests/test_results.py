@@ -10,7 +10,9 @@ import pytest
 from planprior import results
 from planprior.log import jsonl_parts
 from planprior.results import ResultsError
-from results_files import write_run, write_sweeps
+from results_files import begin_run, write_run, write_sweeps, write_values
+
+VALUES = "seed,prior_weight,predicted,achieved\n"
 
 
 def full_folder():
@@ -142,6 +144,9 @@ def test_tables_of_other_programs(tmp_path):
         ("step,reward\n1,2\n1,3\n", "several rows of seed 0 of t on dog-run"),
         ("step,reward\n", "has no evaluations of dog-run"),
         ("step,reward\n1,\n", "line 2: returns is ''"),
+        ("step,reward\n1,2\n2\n", "line 3: returns is ''"),
+        ("step,reward\n1,-1e308\n", r"'-1e308'; it must be in \[-1e30, 1e30\]"),
+        ("step,reward\n1e308,1\n", "line 2: env_steps is '1e308'; it must be in"),
     ],
 )
 def test_wrong_tables_are_one_sentence(tmp_path, text, message):
@@ -149,6 +154,65 @@ def test_wrong_tables_are_one_sentence(tmp_path, text, message):
     table.write_text(text)
     with pytest.raises(ResultsError, match=message):
         results.read([table], task="dog-run")
+
+
+def test_a_run_that_has_only_begun_is_left_out(tmp_path):
+    begun = begin_run(tmp_path / "runs" / "begun")
+    with pytest.raises(ResultsError, match=r"begun has no evaluations yet$"):
+        results.read([begun])
+    with pytest.raises(ResultsError, match=r"runs has no evaluations yet$"):
+        results.read([tmp_path / "runs"], task="dog-run")
+    whole = write_run(tmp_path / "runs" / "whole")
+    for paths in ([tmp_path / "runs"], [begun, whole]):
+        told = []
+        (run,) = results.read(paths, warn=told.append)
+        assert run.path == str(whole / "eval.csv")
+        assert told == [f"{begun} has no evaluations yet and is left out"]
+
+
+@pytest.mark.parametrize("kept", [10, -8, None])
+def test_damaged_archives_are_one_sentence(kept, tmp_path):
+    """Cut off in the middle, without its checksum, or with other bytes inside."""
+    text = "step,reward\n" + "".join(f"{i},{i * i}\n" for i in range(300))
+    data, path = gzip.compress(text.encode()), tmp_path / "t.csv.gz"
+    path.write_bytes(data[:kept] if kept else data[:20] + b"\xff" * 40 + data[60:])
+    with pytest.raises(ResultsError, match=r"t\.csv\.gz cannot be read: "):
+        results.read([path], task="dog-run")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("step,reward\n1,2\n", encoding="utf-8-sig")
+    (run,) = results.read([table], task="dog-run")
+    np.testing.assert_array_equal(run.returns, [2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed,achieved\n0,1\n", "seed, achieved; one must be called predicted"),
+        (f"{VALUES}0,0.5,1\n", "line 2: achieved is ''; it must be a finite number"),
+        (f"{VALUES}0,0.5,abc,1\n", "line 2: predicted is 'abc'; it must be a finite"),
+        (f"{VALUES}0,0.5,1,1\n0,x,1,1\n", "line 3: prior_weight is 'x'; it must be a"),
+        ("\0", "values.csv"),
+    ],
+)
+def test_damaged_values_are_one_sentence(text, message, tmp_path):
+    folder = write_values(write_run(tmp_path / "run"), text)
+    (run,) = results.read([folder])
+    with pytest.raises(ResultsError, match=message) as told:
+        results.read_values(run)
+    assert str(folder / "values.csv") in str(told.value)
+
+
+def test_values_of_other_members_are_left_out(tmp_path):
+    rows = "0,0.5,1,2\n1,0.5,3,4\n0,0.25,5,6\n0,,7,8\n"
+    folder = write_values(write_run(tmp_path / "run"), VALUES + rows)
+    (run,) = results.read([folder])
+    values = results.read_values(run)
+    assert {name: x.tolist() for name, x in values.items()} == {
+        "predicted": [1.0], "achieved": [2.0],
+    }  # fmt: skip
 
 
 def test_wrong_places_are_one_sentence(tmp_path):
@@ -161,6 +225,8 @@ def test_wrong_places_are_one_sentence(tmp_path):
         ([tmp_path / "a" / ".."], "seed 0 of pompc on dog-run is there twice"),
         ([table], "does not say of which task it is; give --task"),
         ([table.parent / "empty"], "no eval.csv in it"),
+        ([], "runs is empty; it must be run folders"),
+        ([tmp_path / "a", ""], "runs has ''; each must be a run folder"),
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(ResultsError, match=message):

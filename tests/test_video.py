@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import test_envs_toys as toys
-from planprior import video
+from planprior import doctor, video
 from planprior.envs.base import EnvError
 
 pytest.importorskip("imageio", reason="imageio is not installed")
@@ -37,6 +38,25 @@ def test_a_wrong_ending_is_named_before_any_frame_is_made(name):
 
     with pytest.raises(ValueError, match=f"video is '{name}'; its name must end in"):
         video.write(name, never())
+
+
+def test_a_wrong_place_is_named_before_any_frame_is_made(tmp_path, capfd):
+    (tmp_path / "film.gif").mkdir()
+    for path, reason in (
+        ("/proc/film.gif", "No such file or directory"),
+        (tmp_path / "film.gif", "it is a folder"),
+    ):
+        sentence = f"video is '{path}'; it must be where a file can be written: "
+        with pytest.raises(ValueError, match=re.escape(sentence + reason)):
+            video.write(path, iter(lambda: pytest.fail("too late"), None))
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_wrong_times_to_draw_are_one_sentence(seconds):
+    sentence = f"gl_timeout is {seconds}; it must be above 0 and at most 3600"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        doctor.examine(seconds)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A trained agent in your hands: load it, ask it for actions."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from planprior import checkpoint, exporting, portable, settings, sweep
+from planprior.checked import require_seed
 from planprior.checkpoint import CheckpointError, Checkpoints
 from planprior.config import Config
 from planprior.experiment import FORMAT
@@ -55,6 +57,7 @@ class Agent:
         seed: int = 0,
     ) -> None:
         """Wrap the state of one agent; `load` is the usual way to get one."""
+        require_seed(operator.index(seed))  # which NumPy's whole numbers have
         self.state, self.spec, self.config, self.hypers = state, spec, config, hypers
         self.info = info or {}
         self.population = Population(
@@ -85,6 +88,7 @@ class Agent:
 
         Raises:
             CheckpointError: There is no such checkpoint, or it is damaged or foreign.
+            ValueError: The seed is not in [0, 2^32 - 1].
         """
         folder = find_checkpoint(Path(path), checkpoint)
         agents, spec, config, hypers, info = load_population(folder)
@@ -196,6 +200,8 @@ def find_checkpoint(path: Path, which: Which = "best") -> Path:
     Raises:
         CheckpointError: There is none.
     """
+    if not path.name:  # the current folder, which needs one: files beside it are named
+        path = path.resolve()
     if not path.is_dir():
         raise CheckpointError(f"{path} is no folder; it must be a run or a checkpoint")
     if not (path / "checkpoints").is_dir():

@@ -117,6 +117,19 @@ def _discounted(
     return sums
 
 
+def folder_of(agent: Path) -> Path:
+    """The folder that a table about an agent belongs in.
+
+    Args:
+        agent: A run's folder or an agent's, which is the one; or one of the checkpoints
+            of a run, whose figures are drawn from what is beside its `eval.csv`.
+    """
+    above = agent.absolute().parent
+    if above.name != "checkpoints" or not (above.parent / "eval.csv").exists():
+        return agent
+    return agent.parents[1] if len(agent.parents) > 1 else above.parent
+
+
 def write(path: Path, found: Calibration, about: dict[str, Any]) -> Path:
     """Write a table of them; one of this name is replaced once the new one is whole.
 

@@ -1,32 +1,19 @@
-"""The command. Its subcommands are the files of `commands`."""
+"""The command. Its subcommands are the files of `commands`.
+
+Ctrl-C is answered by `main`. So that it is there from the first moment on, whatever is
+slow to import (JAX, tyro, the commands) is imported by the functions that need it.
+"""
 
 import contextlib
-import dataclasses
+import functools
 import io
 import itertools
+import os
 import re
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import tyro
-
-from planprior.checked import find
-from planprior.commands import (
-    bench,
-    check_env,
-    compare,
-    control,
-    doctor,
-    eval,
-    export,
-    import_,
-    list,
-    plot,
-    report,
-    train,
-)
-from planprior.commands.splitting import split_settings
+from typing import Any, NamedTuple, get_type_hints
 
 DESCRIPTION = "Train and run planning agents whose planner is their prior."
 
@@ -45,52 +32,91 @@ class Command(NamedTuple):
     run: Callable[[Any], int]
     names: frozenset[str] = frozenset()
 
+    @property
+    def switches(self) -> frozenset[str]:
+        """Names of the options that are on or off."""
+        hints = get_type_hints(self.options)
+        return frozenset(name for name, hint in hints.items() if hint is bool)
 
-COMMANDS: Mapping[str, Command] = {
-    "train": Command(train.Train, train.run, train.NAMES),
-    "eval": Command(eval.Eval, eval.run),
-    "control": Command(control.Control, control.run),
-    "export": Command(export.Export, export.run),
-    "import": Command(import_.Import, import_.run),
-    "list": Command(list.List, list.run),
-    "check-env": Command(check_env.CheckEnv, check_env.run),
-    "doctor": Command(doctor.Doctor, doctor.run),
-    "bench": Command(bench.Bench, bench.run, bench.NAMES),
-    "compare": Command(compare.Compare, compare.run),
-    "plot": Command(plot.Plot, plot.run),
-    "report": Command(report.Report, report.run),
-}
+
+@functools.cache
+def commands() -> Mapping[str, Command]:
+    """All subcommands by name."""
+    from planprior.commands import (
+        bench,
+        check_env,
+        compare,
+        control,
+        doctor,
+        eval,
+        export,
+        import_,
+        list,
+        plot,
+        report,
+        train,
+    )
+
+    return {
+        "train": Command(train.Train, train.run, train.NAMES),
+        "eval": Command(eval.Eval, eval.run),
+        "control": Command(control.Control, control.run),
+        "export": Command(export.Export, export.run),
+        "import": Command(import_.Import, import_.run),
+        "list": Command(list.List, list.run),
+        "check-env": Command(check_env.CheckEnv, check_env.run),
+        "doctor": Command(doctor.Doctor, doctor.run),
+        "bench": Command(bench.Bench, bench.run, bench.NAMES),
+        "compare": Command(compare.Compare, compare.run),
+        "plot": Command(plot.Plot, plot.run),
+        "report": Command(report.Report, report.run),
+    }
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; return its exit status."""
+    from planprior.checked import find
+
     arguments = [*arguments] or ["--help"]
-    if not arguments[0].startswith("-"):
-        names = find(COMMANDS, arguments[0], "command").names
-    else:
-        names = None
-    found: dict[str, Any] = {}
-    if names:
-        rest, found = split_settings(arguments[1:], names)
-        arguments = [arguments[0], *rest]
-    options = parse(arguments)
-    if names:
-        options = dataclasses.replace(options, settings=found)
-    command = next(c for c in COMMANDS.values() if isinstance(options, c.options))
+    if arguments[0].startswith("-"):
+        return parse(arguments)  # --help, which ends here, or a mistake
+    command: Command = find(commands(), arguments[0], "command")
+    options = _options(command, arguments)
+    if getattr(options, "runs", None) == ():
+        raise ValueError(
+            "runs is empty; it must be run folders, folders of them, or CSV tables"
+        )
     return command.run(options)
 
 
+def _options(command: Command, arguments: Sequence[str]) -> Any:
+    """The command's options, with the agent's settings where it takes them."""
+    import dataclasses
+
+    from planprior.commands.splitting import spell_switches, split_settings
+
+    name, *rest = arguments
+    takes_settings = bool(command.names)
+    rest = spell_switches(rest, command.switches, undashed=takes_settings)
+    if not takes_settings:
+        return parse([name, *rest])
+    rest, found = split_settings(rest, command.names)
+    return dataclasses.replace(parse([name, *rest]), settings=found)
+
+
 def parse(arguments: Sequence[str]) -> Any:
-    """The options of a command, an instance of one of the classes of `COMMANDS`.
+    """The options of a command, an instance of one of the classes of `commands`.
 
     Raises:
         ValueError: In one sentence, what tyro would tell in a box of several lines.
     """
+    import tyro
+
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
             return tyro.extras.subcommand_cli_from_dict(
-                {name: command.options for name, command in COMMANDS.items()},
+                {name: command.options for name, command in commands().items()},
                 prog="planprior",
                 description=DESCRIPTION,
                 args=arguments,
@@ -106,6 +132,12 @@ PLAIN = {
         r"\1 is \2; it must be a whole number"
     ),
     r"Error parsing (\S+): could not convert string to float: (.*)": (
+        r"\1 is \2; it must be a number"
+    ),
+    r"Error parsing (\S+): no type matching \{None\}\|INT could .*\[(.*)\]": (
+        r"\1 is \2; it must be a whole number"
+    ),
+    r"Error parsing (\S+): no type matching \{None\}\|FLOAT could .*\[(.*)\]": (
         r"\1 is \2; it must be a number"
     ),
     r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]": (
@@ -143,6 +175,31 @@ def _sentence(box: str) -> str:
 
 def main() -> None:
     """Run the command of this process; every known error is one sentence."""
+    try:
+        _accept_every_character()
+        status = _answered(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        # Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
+
+
+def _accept_every_character() -> None:
+    """Where a stream's encoding lacks λ or a table's lines, they become `?`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _answered(arguments: Sequence[str]) -> int | str | None:
+    """The exit status, what is wrong having been said.
+
+    Raises:
+        BrokenPipeError: Nobody reads the output to its end, as with `| head`.
+    """
     from planprior.envs.base import EnvError
     from planprior.envs.process import WorkerError
     from planprior.runtime import RunFolderError, explaining_memory
@@ -150,15 +207,32 @@ def main() -> None:
     known = (ValueError, ImportError, OSError, EnvError, WorkerError, RunFolderError)
     try:
         with explaining_memory():
-            status = run(sys.argv[1:])
-    except KeyboardInterrupt:
-        status = 130
+            return _run_and_flush(arguments)
     except (*known, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            raise
         if not isinstance(error, known) and not _is_ours(error):
             raise
         print(f"planprior: {error}", file=sys.stderr)
-        status = 2 if isinstance(error, ValueError) else 1
-    sys.exit(status)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def _run_and_flush(arguments: Sequence[str]) -> int | str | None:
+    status: int | str | None
+    try:
+        status = run(arguments)
+    except SystemExit as end:
+        status = end.code
+    if sys.stdout:  # it is None where the process was started without one
+        sys.stdout.flush()
+    return status
+
+
+def _is_unread() -> bool:
+    """Whether it is the output's pipe that is broken, and no other."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_ours(error: RuntimeError) -> bool:

@@ -56,7 +56,14 @@ def examine(gl_timeout: float = 30.0) -> list[Fact]:
 
     Args:
         gl_timeout: Seconds that each OpenGL library may take to draw a picture.
+
+    Raises:
+        ValueError: That is no number of seconds above 0 and up to an hour.
     """
+    if not 0 < gl_timeout <= 3600:
+        raise ValueError(
+            f"gl_timeout is {gl_timeout}; it must be above 0 and at most 3600"
+        )
     return [*_python(), *_jax(), *_memory(), *_suites(), *_rendering(gl_timeout)]
 
 

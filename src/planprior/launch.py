@@ -98,14 +98,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
                 _begin_from(config.init_from, training, console)
             finished = training.run()
         if not finished:
-            made, next_ = training.env_steps, "goes on from there"
-            if made >= config.steps:
-                next_ = "makes the last evaluation"
-            console.print(
-                f"stopped and saved at {made} of {config.steps} env steps in {folder}; "
-                f"the same command {next_}",
-                soft_wrap=True,
-            )
+            _tell_stop(experiment, training.env_steps, console)
         return Result(folder, finished, stop.signal)
 
 
@@ -307,6 +300,17 @@ def _tell_start(start: Start | None, console: Console) -> None:
     lines += [f"member {i} stays frozen: {why}" for i, why in frozen]
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _tell_stop(experiment: Experiment, made: int, console: Console) -> None:
+    """Say where a training was stopped, and what the same command does next."""
+    steps = experiment.train.steps
+    what = "goes on from there" if made < steps else "makes the last evaluation"
+    console.print(
+        f"stopped and saved at {made} of {steps} env steps in {experiment.run_dir}; "
+        f"the same command {what}",
+        soft_wrap=True,
+    )
 
 
 def _describe(members: Sequence[Member]) -> str:

@@ -10,7 +10,9 @@ import csv
 import gzip
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -52,6 +54,11 @@ TOLD = (
 SERIES = ("env_steps", "returns", "policy_returns", "seconds", "successes")
 REQUIRED = ("env_steps", "returns")
 PIXELS = "dmcontrol_pixels"
+
+LARGEST = 1e30
+"""Magnitude beyond which a number is no return; sums and axes overflow far beyond."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class ResultsError(ValueError):
@@ -254,25 +261,45 @@ def plain_task(task: str) -> str:
     return task.rpartition(":")[2]
 
 
-def read(paths: Iterable[str | Path], *, task: str = "", method: str = "") -> list[Run]:
+def read(
+    paths: Iterable[str | Path],
+    *,
+    task: str = "",
+    method: str = "",
+    warn: Callable[[str], object] = _LOG.warning,
+) -> list[Run]:
     """Read runs from run folders, folders of run folders, and CSV tables.
 
     Args:
         paths: Where.
         task: Task of the tables that do not say; of others only these runs are kept.
         method: Name of the method of tables that do not say; their file name if empty.
+        warn: Called with one sentence per run that is left out: it has only begun.
 
     Raises:
         ResultsError: A path holds no results, or the same seed is there twice.
     """
-    runs: list[Run] = []
-    for path in map(Path, paths):
-        for table in _tables(path):
-            runs += read_table(table, task=task, method=method)
+    paths = list(paths)
+    tables = _all_tables(paths)
+    begun = [table for table in tables if _has_only_begun(table)]
+    runs = [
+        run
+        for table in tables
+        if table not in begun
+        for run in read_table(table, task=task, method=method)
+    ]
     runs = [r for r in runs if not task or plain_task(r.task) == plain_task(task)]
     if not runs:
         where = ", ".join(map(str, paths))
-        raise ResultsError(f"{where} has no evaluations" + (f" of {task}" * bool(task)))
+        only = " yet" if len(begun) == len(tables) else f" of {task}" * bool(task)
+        raise ResultsError(f"{where} has no evaluations{only}")
+    for table in begun:
+        warn(f"{table.parent} has no evaluations yet and is left out")
+    _refuse_twins(runs)
+    return runs
+
+
+def _refuse_twins(runs: Sequence[Run]) -> None:
     seen: dict[tuple, Run] = {}
     for run in runs:
         key = (group_key(run), run.seed)
@@ -283,13 +310,30 @@ def read(paths: Iterable[str | Path], *, task: str = "", method: str = "") -> li
                 f"{seen[key].path} and {run.path}; leave one out"
             )
         seen[key] = run
-    return runs
 
 
 def group_key(run: Run) -> tuple:
     """What the seeds of one curve have in common."""
     weight = None if run.prior_weight is None else round(run.prior_weight, 6)
     return (run.task, run.method, weight, tuple(sorted(run.details.items())))
+
+
+def _all_tables(paths: Sequence[str | Path]) -> list[Path]:
+    if not paths:
+        raise ResultsError(
+            "runs is empty; it must be run folders, folders of them, or CSV tables"
+        )
+    if "" in paths:
+        # As a path it would be the current folder, which an unset variable never means.
+        raise ResultsError(
+            "runs has ''; each must be a run folder, a folder of them, or a CSV table"
+        )
+    return [table for path in paths for table in _tables(Path(path))]
+
+
+def _has_only_begun(table: Path) -> bool:
+    """Whether it is of a run before its first evaluation, which writes the columns."""
+    return table.name == "eval.csv" and table.stat().st_size == 0
 
 
 def _tables(path: Path) -> list[Path]:
@@ -330,19 +374,26 @@ def read_table(path: str | Path, *, task: str = "", method: str = "") -> list[Ru
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with _reading(path) as reader:
+        columns = reader.fieldnames or ()
+        names = _names(columns, path)
+        swept = _swept(columns) if path.name == "eval.csv" else ()
+        for row in reader:
+            told = {name: row[column] or "" for name, column in names.items()}
+            if swept:
+                told["swept"] = " ".join(f"{name}={row[name]}" for name in swept)
+            yield told
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[csv.DictReader]:
+    """The rows of a table; what is wrong with its file becomes one sentence."""
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            names = _names(columns, path)
-            swept = _swept(columns) if path.name == "eval.csv" else ()
-            for row in reader:
-                told = {name: row[column] or "" for name, column in names.items()}
-                if swept:
-                    told["swept"] = " ".join(f"{name}={row[name]}" for name in swept)
-                yield told
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Excel begins its "CSV UTF-8" with a byte-order mark.
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield csv.DictReader(file)
+    except (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise ResultsError(f"{path} cannot be read: {error}") from None
 
 
@@ -353,12 +404,16 @@ def _names(columns: Sequence[str], path: Path) -> dict[str, str]:
         if any(alias in columns for alias in aliases)
     }
     for name in REQUIRED:
-        if name not in found:
-            raise ResultsError(
-                f"{path} has the columns {_shown(', '.join(columns))}; one must be "
-                f"called {' or '.join(COLUMNS[name])}"
-            )
+        _require_column(columns, COLUMNS[name], path)
     return found
+
+
+def _require_column(columns: Sequence[str], aliases: Sequence[str], path: Path) -> None:
+    if not any(alias in columns for alias in aliases):
+        raise ResultsError(
+            f"{path} has the columns {_shown(', '.join(columns))}; one must be "
+            f"called {' or '.join(aliases)}"
+        )
 
 
 def _shown(text: str) -> str:
@@ -371,16 +426,22 @@ def _swept(columns: Sequence[str]) -> list[str]:
     return [name for name in columns if name not in known.union(TOLD)]
 
 
-def _number(row: Mapping[str, str], name: str, path: Path, line: int) -> float:
+def _number(row: Mapping[str, str | None], name: str, path: Path, line: int) -> float:
+    text = row.get(name) or ""  # None where the row is too short
     try:
-        value = float(row[name])
+        value = float(text)
     except ValueError:
         value = np.nan
-    if not np.isfinite(value):
+    if not abs(value) <= LARGEST:
+        allowed = "a finite number" if not np.isfinite(value) else "in [-1e30, 1e30]"
         raise ResultsError(
-            f"{path}, line {line}: {name} is {row[name]!r}; it must be a finite number"
+            f"{path}, line {line}: {name} is {_quoted(text)}; it must be {allowed}"
         )
     return value
+
+
+def _quoted(text: str) -> str:
+    return ascii(text[:100])
 
 
 def _run(names: dict[str, str], series: Mapping[str, list[float]], path: Path) -> Run:
@@ -412,7 +473,7 @@ def _as_number(text: str, name: str, path: str | Path) -> float:
         return float(text)
     except ValueError:
         raise ResultsError(
-            f"{path}: {_shown(name)} is {text[:100]!a}; it must be a number"
+            f"{path}: {_shown(name)} is {_quoted(text)}; it must be a number"
         ) from None
 
 
@@ -494,21 +555,33 @@ def read_values(run: Run) -> dict[str, np.ndarray]:
     Returns:
         `predicted` and `achieved`, one per state; empty if there is no such file, or it
         is of another member.
+
+    Raises:
+        ResultsError: It is damaged.
     """
     path = Path(run.path).with_name("values.csv")
     if not path.exists():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if _is_member(row, run)]
     names = ("predicted", "achieved")
-    return {n: np.array([float(row[n]) for row in rows]) for n in names} if rows else {}
+    with _reading(path) as reader:
+        for name in names:
+            _require_column(reader.fieldnames or (), (name,), path)
+        rows = [
+            [_number(row, name, path, line) for name in names]
+            for line, row in enumerate(reader, start=2)
+            if _is_member(row, run, path, line)
+        ]
+    return dict(zip(names, np.array(rows).T, strict=True)) if rows else {}
 
 
-def _is_member(row: Mapping[str, str], run: Run) -> bool:
+def _is_member(row: Mapping[str, str], run: Run, path: Path, line: int) -> bool:
     if row.get("seed") != run.seed:
         return False
-    weight = float(row.get("prior_weight") or "nan")
-    return run.prior_weight is None or bool(np.isclose(weight, run.prior_weight))
+    if run.prior_weight is None:
+        return True
+    known = bool(row.get("prior_weight"))
+    weight = _number(row, "prior_weight", path, line) if known else np.nan
+    return bool(np.isclose(weight, run.prior_weight))
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -767,10 +840,10 @@ def published_intervals(
         return {}
     wider = np.sqrt(seeds / (seeds - 1))
     found = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with _reading(path) as reader:
         rows = [
             row | {"method": row["algorithm"], "metric": "return", "seeds": str(seeds)}
-            for row in csv.DictReader(file)
+            for row in reader
         ]
     for curve in curves_of_rows(rows):
         half = (curve.high - curve.low) / 2 * wider

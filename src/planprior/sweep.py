@@ -7,7 +7,7 @@ are what `temperature=0.5,1.0` needs. Seeds may be ranges: `--seeds 0-4`.
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from planprior.checked import require
 from planprior.hypers import Hypers
 
 Numbers = float | tuple[float, ...]
+
+MOST_MEMBERS = 4096
+"""Agents of one program: more are a slip of the keyboard, found before they fill it."""
 
 _SHOWN = 5
 """Values that a folder's name spells out."""
@@ -105,10 +108,16 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
         ValueError: It is something else.
     """
-    return tuple(seed for part in text.split(",") for seed in _range(part, text))
+    ranges = [_range(part, text) for part in text.split(",")]
+    count = sum(map(len, ranges))
+    if count > MOST_MEMBERS:
+        raise ValueError(
+            f"seeds is {text!r}, which are {count:,}; it must be at most {MOST_MEMBERS}"
+        )
+    return tuple(itertools.chain.from_iterable(ranges))
 
 
-def _range(part: str, text: str) -> Iterable[int]:
+def _range(part: str, text: str) -> range:
     found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if last < first:
@@ -121,7 +130,7 @@ def _range(part: str, text: str) -> Iterable[int]:
 
 def is_value(word: str) -> bool:
     """Whether a word of a command line goes on with a sweep: numbers or ranges."""
-    number = r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|inf|\d+-\d+"
+    number = r"[-+]?((\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|inf|nan)|\d+-\d+"
     return bool(re.fullmatch(rf"({number})(,({number}))*", word, re.IGNORECASE))
 
 

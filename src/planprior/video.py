@@ -6,13 +6,13 @@ training needs neither.
 
 import contextlib
 import importlib.util
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from planprior import plots
 from planprior.envs.base import Env
 
 _PACKAGES = {".mp4": ("imageio", "imageio_ffmpeg"), ".gif": ("imageio", "PIL")}
@@ -22,7 +22,8 @@ def check(path: str | Path) -> None:
     """Check that a film can be written to `path`, before time is spent on it.
 
     Raises:
-        ValueError: The name has another ending than .mp4 or .gif.
+        ValueError: The name has another ending than .mp4 or .gif, or nothing can be
+            written there.
         ModuleNotFoundError: A package is missing.
     """
     suffix = Path(path).suffix.lower()
@@ -34,6 +35,7 @@ def check(path: str | Path) -> None:
                 f"{suffix} files need the package {package}; run: "
                 "pip install 'planprior[video]'"
             )
+    plots.require_place("video", path)
 
 
 def frame_rate(env: Env) -> float:
@@ -82,17 +84,12 @@ def write(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0) -> 
     """
     check(path)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix.lower()}")
-    try:
+    with plots.replacing(path) as aside:
         with contextlib.closing(_writer(aside, fps)) as writer:
             for frame in frames:
                 writer.append_data(frame)
         if not aside.exists():
             raise ValueError(f"there is no frame to write to {path}")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 

@@ -5,14 +5,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from planprior.commands import bench_control
+from planprior.commands.train import OPTION_NAMES
+from planprior.sweep import MOST_MEMBERS
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Bench:
         members: Numbers of members (agents in one program).
         method: Method; `planprior list methods` shows all.
         size: Model size; auto is 5 on accelerators and tiny on CPUs.
+        prior_weight: w = λ / (1 + λ); the method's own if not given.
+        lam: λ itself, an alternative to the prior weight.
         num_envs: Environments per member.
         updates_per_step: Gradient steps per decision of one environment.
         repeats: How often each part is timed; the loop makes as many decisions.
@@ -56,6 +60,8 @@ class Bench:
     members: tuple[int, ...] = (1, 2, 4, 8)
     method: str = "pompc"
     size: str = "auto"
+    prior_weight: float | None = None
+    lam: Annotated[float | None, arg(name="lambda")] = None
     num_envs: int = 1
     updates_per_step: float = 1.0
     repeats: int = 20
@@ -78,7 +84,9 @@ class Bench:
 
 
 NAMES = frozenset(
-    f.name for f in dataclasses.fields(Bench) if f.name not in ("task", "settings")
+    OPTION_NAMES.get(f.name, f.name)
+    for f in dataclasses.fields(Bench)
+    if f.name not in ("task", "settings")
 )
 
 
@@ -96,6 +104,8 @@ def run(options: Bench) -> int:
         task=spec.name,
         method=options.method,
         size=options.size,
+        prior_weight=options.prior_weight,
+        lam=options.lam,
         num_envs=options.num_envs,
         updates_per_step=options.updates_per_step,
         workers=options.workers,
@@ -120,9 +130,12 @@ def run(options: Bench) -> int:
 def _check(options: Bench) -> None:
     if options.control_sizes:
         raise ValueError("control_sizes is given; it needs --control with an agent")
-    if not options.members or min(options.members) < 1:
+    if not options.members or not all(0 < n <= MOST_MEMBERS for n in options.members):
         given = " ".join(map(str, options.members)) or "empty"
-        raise ValueError(f"members is {given}; it must be numbers of at least 1")
+        raise ValueError(
+            f"members is {given}; it must be numbers of at least 1, at most "
+            f"{MOST_MEMBERS}"
+        )
     if options.repeats < 1:
         raise ValueError(f"repeats is {options.repeats}; it must be at least 1")
 

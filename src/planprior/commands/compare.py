@@ -35,7 +35,7 @@ class Compare:
         json: Print one JSON object and nothing else.
     """
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[tuple[str, ...]]
     against: tuple[str, ...] = ()
     task: str = ""
     name: str = ""

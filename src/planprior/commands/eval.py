@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Eval:
         member: Which agent of a population: its number, or what tells it from the
             others, such as seed=3,prior_weight=0.5.
         values: Compare the planner's values with the discounted returns that come, over
-            as many episodes again; written to values.csv in the folder, from which
-            `planprior plot --kind diagnostics` draws it.
+            as many episodes again; written to values.csv in the folder (of a
+            checkpoint's run), from which `planprior plot --kind diagnostics` draws it.
         video: Film an episode to this file (.mp4 or .gif) as well.
         json: Print one JSON object and nothing else.
     """
 
-    run: Positional[Path]
+    run: Annotated[Positional[str], arg(metavar="PATH")]
     mode: Literal["plan", "policy"] = "plan"
     episodes: int = 10
     seed: int = 0
@@ -48,15 +48,8 @@ def run(options: Eval) -> int:
     from planprior.exporting import experience
 
     runtime.configure()
-    if options.episodes < 1:
-        raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
-    if options.values and options.mode != "plan":
-        raise ValueError(f"mode is {options.mode!r}; values are those of plan")
+    _check(options)
     which = parse_checkpoint(options.checkpoint)
-    if options.video:
-        from planprior import video
-
-        video.check(options.video)
     agent = Agent.load(
         options.run, checkpoint=which, member=_member(options.member), seed=options.seed
     )
@@ -64,6 +57,12 @@ def run(options: Eval) -> int:
         raise ValueError(
             f"{options.run}: the agent has no task; import it again with --task"
         )
+    if options.values:
+        from planprior import plots
+
+        plots.require_place("values", _table_of_values(options))
+    # A film comes first: that nothing draws here is to be known before the evaluation.
+    film = {"video": str(_film(agent, options))} if options.video else {}
     with make_pool(agent.info["task"], options.episodes, options.seed) as pool:
         scores = evaluate(
             agent.population, agent.agents, pool, options.mode, options.seed
@@ -77,12 +76,32 @@ def run(options: Eval) -> int:
     told = summary(scores)
     if options.values:
         told |= _values(agent, options)
-    if options.video:
-        told["video"] = str(_film(agent, options))
+    told |= film
     shown = ("task", "method", "size", "member", "seed", "prior_weight", "step")
     context = {name: agent.info[name] for name in shown}
     _tell(context | {"mode": options.mode} | told, experience(agent.info), options)
     return 0
+
+
+def _check(options: Eval) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded."""
+    from planprior.checked import require_seed
+
+    if not options.run:
+        # As a path it would be the current folder, which an unset variable never means.
+        raise ValueError(
+            "run is ''; it must be a run folder, one of its checkpoints or an agent's "
+            "folder"
+        )
+    require_seed(options.seed)
+    if options.episodes < 1:
+        raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
+    if options.values and options.mode != "plan":
+        raise ValueError(f"mode is {options.mode!r}; values are those of plan")
+    if options.video:
+        from planprior import video
+
+        video.check(options.video)
 
 
 def parse_checkpoint(which: str) -> Any:
@@ -149,8 +168,14 @@ def _values(agent: Any, options: Eval) -> dict[str, Any]:
     with make_pool(agent.info["task"], options.episodes, options.seed) as pool:
         found = calibration.calibrate(agent, pool, options.seed)
     about = {name: agent.info[name] for name in ("step", "seed", "prior_weight")}
-    path = calibration.write(options.run / "values.csv", found, about)
+    path = calibration.write(_table_of_values(options), found, about)
     return {"values": str(path)} | calibration.summary(found)
+
+
+def _table_of_values(options: Eval) -> Path:
+    from planprior import calibration, portable
+
+    return calibration.folder_of(Path(options.run)) / portable.VALUES
 
 
 def _film(agent: Any, options: Eval) -> Path:

@@ -48,6 +48,7 @@ def run(options: Export) -> int:
     from planprior.exporters import manifest
     from planprior.exporting import Learner, export
 
+    check_folder(options.folder)
     which = parse_checkpoint(options.checkpoint)
     wanted = manifest.Wanted(
         options.stablehlo, options.onnx, options.platforms, options.samples,
@@ -61,6 +62,18 @@ def run(options: Export) -> int:
     export(agent, learner, options.folder, origin, files)
     _tell(agent.info, options.folder, files)
     return 0
+
+
+def check_folder(folder: Path) -> None:
+    """Check that an agent can be written there: the folder is made aside and renamed.
+
+    Raises:
+        ValueError: It has no name of its own, such as "", "." or "..".
+    """
+    if folder.name in ("", ".."):
+        raise ValueError(
+            f"folder is {str(folder)!r}; it must have a name of its own, such as agent/"
+        )
 
 
 def _tell(info: dict[str, Any], folder: Path, files: dict[str, bytes]) -> None:

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from planprior.commands.export import check_folder
+
+Program = Literal["tdmpc2", "bmpc", "tdmpc_square"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Import:
     Nothing in the file is run, and PyTorch is not needed. Sizes come from the file.
 
     Attributes:
-        program: Which program wrote it.
+        program: Which program wrote it: tdmpc2, bmpc or tdmpc_square.
         file: The checkpoint (.pt).
         folder: Where the agent goes; an agent that is there is replaced.
         task: What it was trained for; needed to evaluate or film it later.
@@ -24,9 +28,9 @@ class Import:
         verbose: Name every tensor.
     """
 
-    program: Positional[Literal["tdmpc2", "bmpc", "tdmpc_square"]]
-    file: Positional[Path]
-    folder: Positional[Path]
+    program: Positional[Annotated[Program, arg(metavar="PROGRAM")]]
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
     task: str = ""
     episode_length: int = 500
     verbose: bool = False
@@ -37,6 +41,7 @@ def run(options: Import) -> int:
     from planprior.exporting import save_published
     from planprior.importers import published
 
+    check_folder(options.folder)
     agent = published.read(
         options.file,
         options.program,

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from planprior import settings
+
+What = Literal["all", "tasks", "methods", "sizes", "settings"]
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,11 @@ class List:
     """Show what there is: tasks, methods, model sizes, settings.
 
     Attributes:
-        what: Which of these.
+        what: Which of these: all, tasks, methods, sizes or settings.
         like: Only names that contain this.
     """
 
-    what: Positional[Literal["all", "tasks", "methods", "sizes", "settings"]] = "all"
+    what: Positional[Annotated[What, arg(metavar="WHAT")]] = "all"
     like: str = ""
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from planprior.results import Run
@@ -43,7 +43,7 @@ class Plot:
         member: Which run to look into, of diagnostics.
     """
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="[PATH [PATH ...]]")]
     kind: Kind = "curves"
     output: Path | None = None
     against: tuple[str, ...] = ()
@@ -61,11 +61,13 @@ class Plot:
 def run(options: Plot) -> int:
     """Draw one figure."""
     from planprior import plots, results
+    from planprior.checked import require_seed
 
     output = options.output or Path(f"{options.kind}.png")
     plots.check(output)
-    if options.scale <= 0:
-        raise ValueError(f"scale is {options.scale}; it must be above 0")
+    if not 0 < options.scale < np.inf:
+        raise ValueError(f"scale is {options.scale}; it must be above 0 and finite")
+    require_seed(options.seed)
     runs = results.read(options.runs, task=options.task)
     if options.method:
         runs = _of_method(runs, options.method)

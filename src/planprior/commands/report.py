@@ -1,11 +1,11 @@
 """`planprior report`: one page of HTML about runs."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Report:
         seed: Of the bootstrap.
     """
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="[PATH [PATH ...]]")]
     output: Path = Path("report.html")
     against: tuple[str, ...] = ()
     task: str = ""
@@ -38,11 +38,14 @@ class Report:
 def run(options: Report) -> int:
     """Write the page; one of this name is replaced once the new one is whole."""
     from planprior import plots, report, results
+    from planprior.checked import require_seed
 
     output = options.output
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"output is {str(output)!r}; its name must end in .html")
     plots.check()
+    plots.require_place("output", output)
+    require_seed(options.seed)
     page = report.page(
         results.read(options.runs, task=options.task),
         against=options.against,
@@ -50,10 +53,8 @@ def run(options: Report) -> int:
         title=options.title,
         seed=options.seed,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.part{os.getpid()}")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, output)
+    with plots.replacing(output) as aside:
+        aside.write_text(page, encoding="utf-8")
     size = len(page) / 1e6
     Console(highlight=False).print(f"report: {output} ({size:.1f} MB)", soft_wrap=True)
     return 0

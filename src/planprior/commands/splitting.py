@@ -5,7 +5,7 @@ like one is a setting of the agent, by any name that `settings.find` knows. Seve
 values, which make a population, come out joined by commas.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from planprior import settings
 from planprior.sweep import is_value
@@ -15,6 +15,44 @@ ALIASES = {"eval_freq": "eval_every", "model_size": "size"}
 
 SEVERAL = ("seeds", "prior_weight", "lambda")
 """Options of `train` that may have several values."""
+
+
+def spell_switches(
+    arguments: Sequence[str], switches: Collection[str], *, undashed: bool
+) -> list[str]:
+    """Write `overlap=False`, as Hydra has it, as tyro wants it: `--no-overlap`.
+
+    Args:
+        arguments: What follows the command's name.
+        switches: The command's options that are on or off, with underscores.
+        undashed: Whether the command takes options without dashes.
+
+    Raises:
+        ValueError: A switch has a value that is neither true nor false.
+    """
+    written: list[str] = []
+    todo = list(arguments)
+    while todo:
+        word = todo.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        plain = name.replace("-", "_")
+        is_option = word.startswith("--") or (undashed and equals)
+        if is_option and plain.removeprefix("no_") in switches:
+            if not equals and todo and todo[0].lower() in ("true", "false"):
+                value = todo.pop(0)
+            word = _switch(plain, value) if value or equals else word
+        written.append(word)
+    return written
+
+
+def _switch(name: str, value: str) -> str:
+    option = name.removeprefix("no_").replace("_", "-")
+    if value.lower() not in settings.TRUTHS:
+        raise ValueError(
+            f"{name} is {value!r}; it is a switch: --{option} or --no-{option}"
+        )
+    is_on = settings.TRUTHS[value.lower()] != name.startswith("no_")
+    return f"--{option}" if is_on else f"--no-{option}"
 
 
 def split_settings(
@@ -38,14 +76,13 @@ def split_settings(
     todo = list(arguments)
     while todo:
         word = todo.pop(0)
-        dashed = word.startswith("--")
         name, equals, value = word.removeprefix("--").partition("=")
         plain = name.replace("-", "_")
         plain = ALIASES.get(plain, plain)
-        if (not dashed and not equals) or plain in ("help", ""):
+        if _is_task(word) or plain in ("help", ""):
             rest.append(word)
-        elif plain == "task" and equals:
-            rest.insert(0, value)
+        elif plain == "task":
+            rest.insert(0, value if equals else _task(todo))
         elif plain in options or plain.removeprefix("no_") in options:
             option = "--" + plain.replace("_", "-")
             rest += [option, value] if equals else [option]
@@ -57,6 +94,18 @@ def split_settings(
                 raise ValueError(f"setting {full!r} is given twice")
             found[full] = value if equals else _following(full, todo)
     return rest, found
+
+
+def _is_task(word: str) -> bool:
+    """Whether it is no option: a task, with options such as `gym:X,action_repeat=2`."""
+    name, equals, _ = word.partition("=")
+    return not word.startswith("--") and (not equals or ":" in name or "," in name)
+
+
+def _task(todo: list[str]) -> str:
+    if not todo or todo[0].startswith("--"):
+        raise ValueError("task has no value; it is the first word, or --task NAME")
+    return todo.pop(0)
 
 
 def _following(name: str, todo: list[str]) -> settings.Value:

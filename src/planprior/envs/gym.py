@@ -84,8 +84,8 @@ def find(name: str) -> str:
         return module + colon + known[bare.casefold()]
     near = difflib.get_close_matches(bare.casefold(), known, n=3, cutoff=0.5)
     near = near or difflib.get_close_matches(bare.casefold(), known, n=1, cutoff=0.0)
-    shown = ", ".join(f"'gym:{known[one]}'" for one in near)
-    raise ValueError(f"task 'gym:{name}' is unknown; the nearest are {shown}")
+    shown = " or ".join(f"'gym:{known[one]}'" for one in near)
+    raise ValueError(f"task 'gym:{name}' is unknown; did you mean {shown}?")
 
 
 def _registry() -> dict[str, Any]:
