@@ -39,9 +39,9 @@ ACTING = (
     *("sweep", "settings", "tensorfile", "checkpoint", "actor", "portable"),
     *("latency", "anytime", "controller"),
 )
-FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec")
+FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec", "places")
 # What shows results reads files, and knows nothing of what wrote them.
-EVIDENCE = ("intervals", "results", "comparison", "plots", "report")
+EVIDENCE = ("places", "intervals", "results", "comparison", "plots", "report")
 
 
 def parse(path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from command_line import run
-from planprior import results
+from planprior import places, results
 from results_files import begin_run, write_run, write_sweeps, write_table, write_values
 from scripts import load
 
@@ -280,13 +280,13 @@ def test_a_place_that_cannot_be_written_is_found_first(
         assert status == 2 and err.count("\n") == 1
         sentence = f"output is '{place}'; it must be where a file can be written: "
         assert sentence + reason in err
-    plots.require_place("output", tmp_path / "new" / "x.png")
+    places.require_place("output", tmp_path / "new" / "x.png")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_file_that_cannot_be_written_is_named_itself(tmp_path):
     with pytest.raises(OSError, match=r"/x\.png cannot be written: No space left"):
-        with plots.replacing(tmp_path / "x.png") as aside:
+        with places.replacing(tmp_path / "x.png") as aside:
             aside.write_text("half")
             raise OSError(28, "No space left on device", str(aside))
     assert list(tmp_path.iterdir()) == []

@@ -389,6 +389,7 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 
 def _beside(path: Path, suffix: str) -> Path:
+    path = path.absolute()  # `.` alone has no name
     return path.with_name(f".{path.name}.{suffix}")
 
 

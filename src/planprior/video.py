@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from planprior import plots
+from planprior import places
 from planprior.envs.base import Env
 
 _PACKAGES = {".mp4": ("imageio", "imageio_ffmpeg"), ".gif": ("imageio", "PIL")}
@@ -35,7 +35,7 @@ def check(path: str | Path) -> None:
                 f"{suffix} files need the package {package}; run: "
                 "pip install 'planprior[video]'"
             )
-    plots.require_place("video", path)
+    places.require_place("video", path)
 
 
 def frame_rate(env: Env) -> float:
@@ -84,7 +84,7 @@ def write(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0) -> 
     """
     check(path)
     path = Path(path)
-    with plots.replacing(path) as aside:
+    with places.replacing(path) as aside:
         with contextlib.closing(_writer(aside, fps)) as writer:
             for frame in frames:
                 writer.append_data(frame)

@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from planprior.comparison import Comparison
@@ -35,7 +35,7 @@ class Compare:
         json: Print one JSON object and nothing else.
     """
 
-    runs: Positional[tuple[str, ...]]
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="[PATH [PATH ...]]")]
     against: tuple[str, ...] = ()
     task: str = ""
     name: str = ""

@@ -58,9 +58,9 @@ def run(options: Eval) -> int:
             f"{options.run}: the agent has no task; import it again with --task"
         )
     if options.values:
-        from planprior import plots
+        from planprior import places
 
-        plots.require_place("values", _table_of_values(options))
+        places.require_place("values", _table_of_values(options))
     # A film comes first: that nothing draws here is to be known before the evaluation.
     film = {"video": str(_film(agent, options))} if options.video else {}
     with make_pool(agent.info["task"], options.episodes, options.seed) as pool:

@@ -37,14 +37,14 @@ class Report:
 
 def run(options: Report) -> int:
     """Write the page; one of this name is replaced once the new one is whole."""
-    from planprior import plots, report, results
+    from planprior import places, plots, report, results
     from planprior.checked import require_seed
 
     output = options.output
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"output is {str(output)!r}; its name must end in .html")
     plots.check()
-    plots.require_place("output", output)
+    places.require_place("output", output)
     require_seed(options.seed)
     page = report.page(
         results.read(options.runs, task=options.task),
@@ -53,7 +53,7 @@ def run(options: Report) -> int:
         title=options.title,
         seed=options.seed,
     )
-    with plots.replacing(output) as aside:
+    with places.replacing(output) as aside:
         aside.write_text(page, encoding="utf-8")
     size = len(page) / 1e6
     Console(highlight=False).print(f"report: {output} ({size:.1f} MB)", soft_wrap=True)
