@@ -101,9 +101,13 @@ def test_probability_of_improvement_by_hand():
     # Task 1: 3 > 2, 3 = 3: 1.5 of 4 pairs. Task 2: both of 2.
     found = intervals.probability_of_improvement(a, b, rng=rng)
     assert found.mean == pytest.approx((1.5 / 4 + 1) / 2)
-    assert found.low <= found.mean <= found.high
     back = intervals.probability_of_improvement(b, a, rng=rng)
     assert back.mean == pytest.approx(1 - found.mean)
+    # Resampling tells nothing of the one run of a's second task.
+    assert not found.has_interval and found.seeds == 1
+    assert not intervals.aggregate(a, rng=rng).has_interval
+    twice = intervals.probability_of_improvement([a[0]] * 2, b, rng=rng)
+    assert twice.low <= twice.mean <= twice.high and twice.seeds == 2
 
 
 def test_seeds_fix_the_bootstrap_and_strata_stay_apart():
