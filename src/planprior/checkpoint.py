@@ -14,7 +14,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -39,6 +39,7 @@ def save(
     groups: Mapping[str, PyTree],
     meta: Mapping[str, Any] | None = None,
     attached: Mapping[str, bytes] | None = None,
+    added: Collection[str] = (),
 ) -> None:
     """Writes a checkpoint, or leaves the one that was there as it was.
 
@@ -48,6 +49,8 @@ def save(
             can be loaded alone.
         meta: Anything that JSON can hold.
         attached: Further files by name, which nothing here reads.
+        added: Names of files that may have been put into the older checkpoint since it
+            was written, and go with it.
     """
     folder = Path(folder)
     leaves = {group: _leaves(group, tree) for group, tree in groups.items()}
@@ -56,7 +59,7 @@ def save(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"meta of {folder} is no valid JSON: {error}") from None
     try:
-        _write(folder, leaves, meta, attached or {})
+        _write(folder, leaves, meta, attached or {}, added)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder} could not be written: {error.strerror or error}"
@@ -281,9 +284,10 @@ def _write(
     leaves: Mapping[str, dict[str, Any]],
     meta: Any,
     attached: Mapping[str, bytes],
+    added: Collection[str],
 ) -> None:
     """Writes into a folder beside `folder`, which then takes its place."""
-    ours = _ours(folder)
+    ours = _ours(folder).union(added)
     foreign = [entry.name for entry in _entries(folder) if not _is_ours(entry, ours)]
     if foreign:
         raise CheckpointError(

@@ -81,12 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[0].startswith("-"):
         return parse(arguments)  # --help, which ends here, or a mistake
     command: Command = find(commands(), arguments[0], "command")
-    options = _options(command, arguments)
-    if getattr(options, "runs", None) == ():
-        raise ValueError(
-            "runs is empty; it must be run folders, folders of them, or CSV tables"
-        )
-    return command.run(options)
+    return command.run(_options(command, arguments))
 
 
 def _options(command: Command, arguments: Sequence[str]) -> Any:

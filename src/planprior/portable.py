@@ -9,10 +9,8 @@ one are migrated, step by step, by `MIGRATIONS`. A setting that is younger than 
 takes its default, which by rule keeps what was computed before.
 """
 
-import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,30 +71,7 @@ def save(
         raise CheckpointError(f"{folder} is there and is no agent; it is left as it is")
     networks = Networks(state.model, state.policy, state.prior)
     groups = {"agent": networks, "learner": learner}
-    with _without_values(Path(folder)):
-        checkpoint.save(folder, groups, meta, attached)
-
-
-@contextlib.contextmanager
-def _without_values(folder: Path) -> Iterator[None]:
-    """Throw away what was found about an agent once another has taken its place."""
-    path = folder / VALUES
-    if not path.exists():
-        yield
-        return
-    aside = folder.with_name(f".{folder.name}.{VALUES}")
-    try:
-        os.replace(path, aside)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be replaced: {error.strerror or error}"
-        ) from None
-    try:
-        yield
-    except BaseException:
-        os.replace(aside, path)
-        raise
-    aside.unlink()
+    checkpoint.save(folder, groups, meta, attached, added=[VALUES])
 
 
 def is_agent(folder: str | Path) -> bool:
