@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from planprior import results
+from planprior import published_curves, results
 from planprior.results import Curve
 
 DATA = Path(results.__file__).with_name("data")
@@ -202,7 +202,7 @@ def summaries(folder: Path) -> Iterator[Curve]:
     """All curves of a folder, on the grid."""
     runs: dict[tuple, list[results.Run]] = {}
     for table in sorted(folder.glob("*.csv")):
-        if table.stem != results.INTERVALS:
+        if table.stem != published_curves.INTERVALS:
             for run in results.read_table(table):
                 runs.setdefault(results.group_key(run), []).append(run)
     intervals = results.published_intervals(folder)

@@ -39,9 +39,16 @@ ACTING = (
     *("sweep", "settings", "tensorfile", "checkpoint", "actor", "portable"),
     *("latency", "anytime", "controller"),
 )
-FREE_OF_OURS = ("tensorfile", "log", "runtime", "checked", "spec", "places")
+FREE_OF_OURS = (
+    *("checked", "places", "runtime", "spec", "tables", "tensorfile", "timing"),
+)
+# What a run writes beside its checkpoints, and shows; no agent is known there.
+RECORDS = ("tables", "sinks", "log", "progress")
 # What shows results reads files, and knows nothing of what wrote them.
-EVIDENCE = ("places", "intervals", "results", "comparison", "plots", "report")
+EVIDENCE = (
+    *("places", "tables", "intervals", "curves", "run_files", "published_curves"),
+    *("results", "comparison", "plots", "report"),
+)
 
 
 def parse(path):
@@ -127,6 +134,12 @@ def _allowed(path):
 def test_tools_know_nothing_of_agents(name):
     ours, _ = imports(SOURCE / f"{name}.py")
     assert not ours
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_know_nothing_of_agents(name):
+    ours, _ = imports(SOURCE / f"{name}.py")
+    assert ours <= set(RECORDS[: RECORDS.index(name)])
 
 
 @pytest.mark.parametrize("name", EVIDENCE)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clocks import Clock
 from planprior import planner, portable
 from planprior.anytime import (
     LONGEST,
@@ -27,14 +28,6 @@ HORIZON, PERIOD = ACTOR.config.horizon, 0.02
 LEVELS = [Level(128, 3), Level(64, 3), Level(32, 3)]
 STEPS = (0.004, 0.002, 0.001)
 BEGIN = 0.001
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 class FakePlanner:

@@ -1,38 +1,16 @@
 import io
 import json
 import math
-import os
-import subprocess
-import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
-from planprior import log
-from planprior.log import (
-    Progress,
-    RunFolder,
-    Shares,
-    TensorBoard,
-    WeightsAndBiases,
-    jsonl_parts,
-)
-
-
-class Clock:
-    """Stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from planprior import tables
+from planprior.log import RunFolder
+from planprior.tables import jsonl_parts
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -45,9 +23,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def steps(path: Path) -> list[int]:
     return [row["step"] for row in read_rows(path)]
-
-
-# Tables.
 
 
 def test_rows_of_several_agents_at_one_step(tmp_path: Path) -> None:
@@ -177,7 +152,7 @@ def all_steps(table: Path) -> list[int]:
 def test_a_long_table_continues_in_another_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "PART_BYTES", 60)  # two rows and a bit
+    monkeypatch.setattr(tables, "PART_BYTES", 60)  # two rows and a bit
     fill(tmp_path, None, *range(10, 90, 10))
     table = tmp_path / "train.jsonl"
     parts = jsonl_parts(table)
@@ -227,9 +202,6 @@ def test_a_new_run_sets_old_tables_aside(tmp_path: Path) -> None:
     assert (tmp_path / "eval.csv.old").read_text().endswith("20,1.5\n")
 
 
-# Sinks.
-
-
 class Broken:
     def write(self, kind: str, row: Any) -> None:
         raise ConnectionError("no network")
@@ -245,213 +217,3 @@ def test_a_sink_that_fails_is_left_out_and_changes_nothing(tmp_path: Path) -> No
         run.train({"step": 2, "loss": 1.0})
     assert warnings == ["Broken failed and is left out: no network"]
     assert steps(tmp_path / "train.jsonl") == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("package", "make"),
-    [
-        ("tensorboardX", lambda folder: TensorBoard(folder)),
-        ("wandb", lambda folder: WeightsAndBiases(folder, project="p", config={})),
-    ],
-)
-def test_a_missing_package_is_one_sentence(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    package: str,
-    make: Callable[[Path], object],
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=f"needs the package {package}, which is not"):
-        make(tmp_path)
-
-
-class Recorder:
-    """Stands for the modules tensorboardX and wandb, and for what they return."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> "Recorder":
-            self.calls.append((name, *args, kwargs) if kwargs else (name, *args))
-            return self
-
-        return call
-
-
-ROW = {"step": 7, "seed": 3, "prior_weight": 0.5, "loss": np.float32(0.5), "task": "x"}
-
-
-def test_tensorboard_gets_a_run_per_agent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder()
-    module = types.SimpleNamespace(SummaryWriter=recorder.SummaryWriter)
-    monkeypatch.setitem(sys.modules, "tensorboardX", module)
-    with RunFolder(tmp_path, sinks=[TensorBoard(tmp_path / "tb", resumed_at=5)]) as run:
-        run.train(ROW)
-    assert recorder.calls == [
-        (
-            "SummaryWriter",
-            str(tmp_path / "tb/seed=3,prior_weight=0.5"),
-            {"purge_step": 6},
-        ),
-        ("add_scalar", "train/loss", 0.5, 7),
-        ("close",),
-    ]
-
-
-def test_wandb_resumes_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder()
-    module = types.SimpleNamespace(init=recorder.init)
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    for _ in range(2):
-        sink = WeightsAndBiases(tmp_path, project="p", config={"a": 1})
-        with RunFolder(tmp_path, sinks=[sink]) as run:
-            run.evaluation(ROW)
-    first, second = recorder.calls[:4], recorder.calls[4:]
-    assert first == second
-    assert first[0][1]["resume"] == "allow" and first[0][1]["config"] == {"a": 1}
-    row = {"step": 7, "eval/seed=3,prior_weight=0.5/loss": 0.5}
-    assert first[2:] == [("log", row), ("finish",)]
-
-
-# Time.
-
-
-def test_nested_sections_count_once() -> None:
-    clock = Clock()
-    shares = Shares(clock)
-    with shares.section("update"):
-        clock.now += 2
-        with shares.section("env"):
-            clock.now += 5
-        clock.now += 1
-    clock.now += 2
-    assert shares.seconds() == {"other": 2, "update": 3, "env": 5}
-    assert shares.shares() == {"other": 0.2, "update": 0.3, "env": 0.5}
-
-
-def test_an_error_ends_its_section() -> None:
-    clock = Clock()
-    shares = Shares(clock)
-    with pytest.raises(KeyError), shares.section("env"):
-        clock.now += 1
-        raise KeyError
-    clock.now += 1
-    assert shares.seconds() == {"other": 1, "env": 1}
-
-
-def test_reset_starts_at_zero_also_within_a_section() -> None:
-    clock = Clock()
-    shares = Shares(clock)
-    with shares.section("env"):
-        clock.now += 1
-        shares.reset()
-        assert shares.shares() == {"other": 0, "env": 0}
-        clock.now += 3
-    assert shares.seconds() == {"other": 0, "env": 3}
-
-
-# The terminal.
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_plain_lines_come_every_few_seconds() -> None:
-    clock, stream = Clock(), io.StringIO()
-    with Progress(
-        10_000, start=1000, console=Console(file=stream), clock=clock, every=5.0
-    ) as progress:
-        for step in range(1100, 2300, 100):
-            clock.now += 1
-            progress.update(step, losses={"model": 1.23456}, shares={"env": 0.4})
-        progress.say("saved [bold] at 2200")
-    assert stream.getvalue().splitlines() == [
-        "step 1500 of 10000 (15%) | speed 100.0 env steps/s | left 1 min 25 s"
-        " | loss model 1.23 | time env 40%",
-        "step 2000 of 10000 (20%) | speed 100.0 env steps/s | left 1 min 20 s"
-        " | loss model 1.23 | time env 40%",
-        "saved [bold] at 2200",
-        "step 2200 of 10000 (22%) | speed 100.0 env steps/s | left 1 min 18 s"
-        " | loss model 1.23 | time env 40%",
-    ]
-
-
-def test_pretraining_is_shown_while_it_lasts() -> None:
-    clock, stream = Clock(), io.StringIO()
-    with Progress(
-        100, start=50, console=Console(file=stream), clock=clock, every=5.0
-    ) as progress:
-        for done in (10, 20, 30, 40):
-            clock.now += 4
-            progress.pretraining(done, 40)
-        for step in (55, 60):
-            clock.now += 4
-            progress.update(step)
-    # Neither the pretraining nor the first step, which compiles, counts for the speed.
-    assert stream.getvalue().splitlines() == [
-        "step 50 of 100 (50%) | pretraining 20 of 40 updates (50%), left 8 s",
-        "step 55 of 100 (55%)",
-        "step 60 of 100 (60%) | speed 1.2 env steps/s | left 32 s",
-    ]
-
-
-def test_a_training_outlives_whoever_read_its_display() -> None:
-    program = (
-        "import sys; from planprior.log import Progress\n"
-        "with Progress(100, every=0.0) as progress:\n"
-        "    for step in range(100): progress.update(step)\n"
-        "print('done', file=sys.stderr)\n"
-    )
-    reader, writer = os.pipe()
-    os.close(reader)
-    made = subprocess.run(
-        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE
-    )
-    os.close(writer)
-    assert (made.returncode, made.stderr) == (0, b"done\n")
-
-
-def test_an_evaluation_is_shown_at_once() -> None:
-    clock, stream = Clock(), io.StringIO()
-    with Progress(100, console=Console(file=stream), clock=clock) as progress:
-        progress.update(0, returns={"planner": 812.34, "policy": 7.0})
-    assert (
-        stream.getvalue() == "step 0 of 100 (0%) | return planner 812.3, policy 7.0\n"
-    )
-
-
-def test_speed_forgets_the_slow_start() -> None:
-    clock, stream = Clock(), io.StringIO()
-    with Progress(
-        10**6, console=Console(file=stream), clock=clock, every=1e9
-    ) as progress:
-        clock.now += 300  # compiling
-        progress.update(0)
-        for step in range(1, 101):
-            clock.now += 1
-            progress.update(step * 10)
-    assert "speed 10.0 env steps/s | left 1 day" not in stream.getvalue()
-    assert "speed 10.0 env steps/s | left 27 h 45 min" in stream.getvalue()
-
-
-def test_a_terminal_gets_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "100")
-    clock, stream = Clock(), Terminal()
-    with Progress(100, console=Console(file=stream), clock=clock) as progress:
-        for step in range(5):
-            clock.now += 0.2
-            progress.update(step, returns={"planner": 1.0})
-        progress.say("saved")
-    shown = stream.getvalue()
-    assert "planner 1.0" in shown and "saved" in shown and "4 of 100" in shown
-    assert "\x1b[?25l" in shown and shown.rindex("\x1b[?25h") > shown.rindex(
-        "\x1b[?25l"
-    )

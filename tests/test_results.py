@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planprior import results
-from planprior.log import jsonl_parts
+from planprior import published_curves, results
 from planprior.results import ResultsError
+from planprior.tables import jsonl_parts
 from results_files import begin_run, write_run, write_sweeps, write_values
 
 VALUES = "seed,prior_weight,predicted,achieved\n"
@@ -106,7 +106,7 @@ def test_a_log_in_several_parts_is_read_whole(tmp_path):
     for name, rows in (("1", first), ("2", second), ("4", "not of this log")):
         path.with_name(f"train.{name}.jsonl").write_text(rows)
     path.write_text("".join(rest))
-    assert len(rest) == 2 and results._log_parts(path) == jsonl_parts(path)
+    assert len(rest) == 2 and len(jsonl_parts(path)) == 3
     parts = results.read_log(run)
     assert parts.keys() == whole.keys()
     for name, values in whole.items():
@@ -280,7 +280,7 @@ def test_published_curves_are_in_the_package():
 def test_every_published_curve_is_sound_and_has_a_source():
     data = Path(results.__file__).with_name("data")
     assert sum(path.stat().st_size for path in data.iterdir()) < 1_000_000
-    for curve in results._packaged():
+    for curve in published_curves.packaged():
         about = results.sources()[curve.source]
         assert about["licence"] in ("MIT", "Apache-2.0")
         assert about["repository"] and about["commit"] and about["conversion"]

@@ -17,9 +17,9 @@ from planprior.envs.base import Env, LocalPool, Outcome, Pool
 from planprior.experiment import Experiment
 from planprior.flops import plan_flops, update_flops
 from planprior.hlo import count_kernels
-from planprior.log import Shares
 from planprior.population import Population
 from planprior.spec import EnvSpec
+from planprior.timing import Shares
 
 PARTS = ("plan", "update", "store", "transfer")
 ROWS = 64

@@ -16,6 +16,7 @@ from planprior.hypers import Hypers, weight_from_lambda
 from planprior.settings import Value
 from planprior.spec import EnvSpec
 from planprior.sweep import Choice, Member, Numbers
+from planprior.tables import flattened
 
 FORMAT = 1
 """Version of `config.json`."""
@@ -336,7 +337,7 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two stored experiments and may not, one text each."""
     # The members follow from all the rest.
-    before, after = (_flat({**x, "members": None}) for x in (old, new))
+    before, after = (flattened({**x, "members": None}) for x in (old, new))
     found = []
     for name in sorted(before.keys() | after.keys()):
         free = name.startswith("train.") and name.removeprefix("train.") in FREE
@@ -344,16 +345,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if not free and was != now:
             found.append(f"{name} was {was!r} and is {now!r}")
     return found
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def read(folder: Path) -> dict[str, Any]:

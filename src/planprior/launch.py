@@ -15,15 +15,10 @@ from planprior.envs.base import Pool
 from planprior.envs.process import choose_workers
 from planprior.envs.registry import make_pool, proposed_settings, resolve
 from planprior.experiment import Experiment, TrainConfig
-from planprior.log import (
-    Progress,
-    RunFolder,
-    Screen,
-    Sink,
-    TensorBoard,
-    WeightsAndBiases,
-)
+from planprior.log import RunFolder
+from planprior.progress import Progress, Screen
 from planprior.saving import Saving, Start
+from planprior.sinks import Sink, TensorBoard, WeightsAndBiases
 from planprior.sweep import Member
 
 PORTABLE = ("format", "spec", "agent", "hypers", "members")

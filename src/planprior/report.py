@@ -16,6 +16,7 @@ import numpy as np
 from planprior import comparison, plots, results
 from planprior.comparison import Comparison
 from planprior.results import Curve, Run
+from planprior.tables import flattened
 
 _Groups = Mapping[tuple[str, str], Sequence[Run]]
 
@@ -332,7 +333,7 @@ def _configuration(runs: Sequence[Run]) -> str:
         if not config:
             continue
         machine, resumed = config.get("machine", {}), config.get("resumed", [])
-        told = {"folder": str(folder), **_flat({"machine": machine})}
+        told = {"folder": str(folder), **flattened({"machine": machine})}
         for start in resumed:
             at = f"resumed at {start['step']:,} env steps"
             told[at] = f"{start.get('date')}: {start.get('command')}"
@@ -340,7 +341,7 @@ def _configuration(runs: Sequence[Run]) -> str:
         parts.append(
             f"<details><summary>{escape(folder.name)}</summary>"
             f"<h3>Machine and versions</h3>{_facts(told)}"
-            f"<h3>Configuration</h3>{_facts(_flat(rest))}</details>"
+            f"<h3>Configuration</h3>{_facts(flattened(rest))}</details>"
         )
     return "".join(parts)
 
@@ -348,13 +349,3 @@ def _configuration(runs: Sequence[Run]) -> str:
 def _facts(values: Mapping[str, Any]) -> str:
     rows = [(name, str(value)) for name, value in values.items()]
     return _table(("name", "value"), rows, left=2)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

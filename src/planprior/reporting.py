@@ -8,7 +8,8 @@ import numpy as np
 
 from planprior.envs.base import Step
 from planprior.evaluation import Scores
-from planprior.log import Progress, RunFolder, Spread
+from planprior.log import RunFolder
+from planprior.progress import Progress, Spread
 from planprior.schedule import Counters, Schedule
 from planprior.sweep import Member
 

@@ -20,14 +20,16 @@ from planprior import evaluation
 from planprior.envs.base import EnvError, Pool
 from planprior.envs.process import WorkerError
 from planprior.experiment import Experiment
-from planprior.log import Progress, RunFolder, Shares
+from planprior.log import RunFolder
 from planprior.population import Decision, Population, describe_fault
 from planprior.programs import ACTION_FAULT
+from planprior.progress import Progress
 from planprior.replay import Replay
 from planprior.reporting import Reporter
 from planprior.saving import Saving, Start
 from planprior.schedule import Counters, Schedule
 from planprior.state import AgentState
+from planprior.timing import Shares
 
 
 class TrainingError(RuntimeError):
