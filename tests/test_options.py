@@ -122,6 +122,8 @@ def test_a_foreign_config_is_refused():
         (["x", "--eval-freq=5"], ["x", "--eval-every", "5"], {}),
         (["x", "--lambda", "2"], ["x", "--lambda", "2"], {}),
         (["x", "--no-overlap"], ["x", "--no-overlap"], {}),
+        (["--run-dir", "lr=1", "x"], ["--run-dir", "lr=1", "x"], {}),
+        (["--overlap", "rho=0.6"], ["--overlap"], {"rho": "0.6"}),
         (["--horizon", "5", "x"], ["x"], {"horizon": "5"}),
         (["x", "num_samples=64"], ["x"], {"planner.num_samples": "64"}),
         (
@@ -136,7 +138,7 @@ def test_a_foreign_config_is_refused():
     ],
 )  # fmt: skip
 def test_the_command_line_is_split(arguments, rest, found):
-    assert split_settings(arguments, NAMES) == (rest, found)
+    assert split_settings(arguments, NAMES, {"overlap"}) == (rest, found)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def _options(command: Command, arguments: Sequence[str]) -> Any:
     rest = spell_switches(rest, command.switches, undashed=takes_settings)
     if not takes_settings:
         return parse([name, *rest])
-    rest, found = split_settings(rest, command.names)
+    rest, found = split_settings(rest, command.names, command.switches)
     return dataclasses.replace(parse([name, *rest]), settings=found)
 
 

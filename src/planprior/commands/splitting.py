@@ -56,13 +56,14 @@ def _switch(name: str, value: str) -> str:
 
 
 def split_settings(
-    arguments: Sequence[str], options: Iterable[str]
+    arguments: Sequence[str], options: Iterable[str], switches: Collection[str] = ()
 ) -> tuple[list[str], dict[str, settings.Value]]:
     """Take the agent's settings out of the arguments of a command.
 
     Args:
         arguments: What follows the command's name.
         options: The command's own options, with underscores.
+        switches: Those of them that have no value.
 
     Returns:
         What is left, for tyro, and the settings by name.
@@ -86,8 +87,11 @@ def split_settings(
         elif plain in options or plain.removeprefix("no_") in options:
             option = "--" + plain.replace("_", "-")
             rest += [option, value] if equals else [option]
-            if plain in SEVERAL and todo and not equals:
-                rest.append(_values(todo))
+            if not equals and todo and not todo[0].startswith("--"):
+                if plain in SEVERAL:
+                    rest.append(_values(todo))
+                elif plain.removeprefix("no_") not in switches:
+                    rest.append(todo.pop(0))  # as it is: `--run-dir runs/lr=3e-4`
         else:
             full = settings.find(name, others=sorted(options)).name
             if full in found:
