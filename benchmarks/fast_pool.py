@@ -36,8 +36,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from planprior.envs import dmc, registry
-from planprior.envs.base import EnvError, LocalPool, Pool, env_seeds
+from planprior.envs.base import EnvError
 from planprior.envs.envpool import EnvPool
+from planprior.envs.pool import LocalPool, Pool
+from planprior.envs.rows import env_seeds
 
 RESULTS = Path("results/envpool.csv")
 TABLE = Path("src/planprior/data/envpool.json")

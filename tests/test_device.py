@@ -7,8 +7,10 @@ import pytest
 
 import toys_device as toys
 from planprior.envs import device, registry
-from planprior.envs.base import EnvError, Pool, Step, env_seeds
+from planprior.envs.base import EnvError
 from planprior.envs.device import DevicePool, OnHost
+from planprior.envs.pool import Pool, Step
+from planprior.envs.rows import env_seeds
 
 N = 4
 

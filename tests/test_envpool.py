@@ -15,7 +15,8 @@ import planprior
 from command_line import run
 from planprior import results
 from planprior.envs import dmc, envpool, registry
-from planprior.envs.base import EnvError, LocalPool
+from planprior.envs.base import EnvError
+from planprior.envs.pool import LocalPool
 from planprior.experiment import TrainConfig
 from scripts import FOLDER, load
 

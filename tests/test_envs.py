@@ -14,9 +14,11 @@ import pytest
 
 import test_envs_toys as toys
 from planprior.envs import process, registry
-from planprior.envs.base import EnvError, EnvMaker, LocalPool, Pool, env_seeds
+from planprior.envs.base import EnvError, EnvMaker
 from planprior.envs.generator import generator_state, set_generator_state
+from planprior.envs.pool import LocalPool, Pool
 from planprior.envs.process import ProcessPool, WorkerError, choose_workers
+from planprior.envs.rows import env_seeds
 
 N = 5
 WORKERS = [0, 2]

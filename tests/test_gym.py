@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from planprior.envs import registry
-from planprior.envs.base import EnvError, LocalPool, Pool
+from planprior.envs.base import EnvError
 from planprior.envs.options import TaskOptions, split
+from planprior.envs.pool import LocalPool, Pool
 from planprior.envs.process import ProcessPool
 
 if importlib.util.find_spec("gymnasium") is None:

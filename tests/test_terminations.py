@@ -14,7 +14,7 @@ from rich.console import Console
 import helpers
 import toys
 from planprior import launch, methods, replay
-from planprior.envs.base import Step
+from planprior.envs.pool import Step
 from planprior.experiment import TrainConfig
 from planprior.planner import rollout
 from planprior.population import Population

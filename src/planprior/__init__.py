@@ -23,7 +23,7 @@ _HOMES = {
     "Hypers": "hypers",
     "METHODS": "methods",
     "Outcome": "envs.base",
-    "Pool": "envs.base",
+    "Pool": "envs.pool",
     "Result": "launch",
     "SIZES": "methods",
     "TrainConfig": "experiment",
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from planprior.acting import Agent
     from planprior.config import Config
     from planprior.controller import Controller
-    from planprior.envs.base import Env, Outcome, Pool
+    from planprior.envs.base import Env, Outcome
+    from planprior.envs.pool import Pool
     from planprior.envs.registry import list_tasks, make_pool
     from planprior.experiment import TrainConfig
     from planprior.hypers import Hypers

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from planprior.envs.base import Env, LocalPool, Outcome, Pool
+from planprior.envs.base import Env, Outcome
+from planprior.envs.pool import LocalPool, Pool
 from planprior.experiment import Experiment
 from planprior.flops import plan_flops, update_flops
 from planprior.hlo import count_kernels

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from planprior import agent as programs
 from planprior.acting import Agent
-from planprior.envs.base import Pool
+from planprior.envs.pool import Pool
 
 NEGLIGIBLE = 0.05
 """Weight below which what would have come after a time limit is left out of account."""

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from planprior.envs import device
-from planprior.envs.base import Step
 from planprior.envs.device import DeviceEnv, Envs
+from planprior.envs.pool import Step
 from planprior.hypers import Hypers
 from planprior.programs import PLAN_METRICS, Decision, Programs, Purpose, Seen
 from planprior.replay import Replay, Slices

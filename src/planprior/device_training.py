@@ -15,8 +15,8 @@ from planprior.device_loop import (
     Record,
     timetable,
 )
-from planprior.envs.base import Step
 from planprior.envs.device import DevicePool
+from planprior.envs.pool import Step
 from planprior.experiment import Experiment
 from planprior.population import Population
 from planprior.training import Tools, Training

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from planprior.envs.base import Pool
+from planprior.envs.pool import Pool
 from planprior.intervals import mean_intervals
 from planprior.population import Population
 from planprior.state import AgentState

@@ -11,7 +11,7 @@ from rich.console import Console
 from planprior import experiment as experiments
 from planprior import runtime
 from planprior.checkpoint import Checkpoints, write_json_atomic
-from planprior.envs.base import Pool
+from planprior.envs.pool import Pool
 from planprior.envs.process import choose_workers
 from planprior.envs.registry import make_pool, proposed_settings, resolve
 from planprior.experiment import Experiment, TrainConfig

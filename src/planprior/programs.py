@@ -76,7 +76,7 @@ class Decision(eqx.Module):
 
 
 class Seen(eqx.Module):
-    """What the environments answered, as `envs.base.Step` has it, by member.
+    """What the environments answered, as `envs.pool.Step` has it, by member.
 
     Attributes:
         observation: The true last observation where an episode ended.

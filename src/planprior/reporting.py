@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from planprior.envs.base import Step
+from planprior.envs.pool import Step
 from planprior.evaluation import Scores
 from planprior.log import RunFolder
 from planprior.progress import Progress, Spread

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from planprior import evaluation
-from planprior.envs.base import EnvError, Pool
+from planprior.envs.base import EnvError
+from planprior.envs.pool import Pool
 from planprior.envs.process import WorkerError
 from planprior.experiment import Experiment
 from planprior.log import RunFolder

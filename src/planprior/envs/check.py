@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from planprior.envs.base import EnvError, Pool, Step
+from planprior.envs.base import EnvError
+from planprior.envs.pool import Pool, Step
 from planprior.spec import EnvSpec
 
 Level = Literal["good", "advice", "broken"]

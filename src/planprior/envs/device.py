@@ -19,16 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from planprior.envs.base import (
-    Env,
-    EnvError,
-    Outcome,
-    Pool,
-    Rows,
-    Step,
-    env_seeds,
-    row_layout,
-)
+from planprior.envs.base import Env, EnvError, Outcome
+from planprior.envs.pool import Pool, Step
+from planprior.envs.rows import Rows, env_seeds, row_layout
 from planprior.spec import EnvSpec
 
 State = Any

@@ -30,8 +30,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from planprior.envs import dmc
-from planprior.envs.base import EnvError, Pool, Rows, env_seeds, row_layout
+from planprior.envs.base import EnvError
+from planprior.envs.pool import Pool
 from planprior.envs.process import available_cores, choose_workers
+from planprior.envs.rows import Rows, env_seeds, row_layout
 from planprior.envs.spaces import Actions
 
 PACKAGE = "envpool"

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from planprior.envs import gym, vector
-from planprior.envs.base import Env, EnvError, Pool, failure
+from planprior.envs.base import Env, EnvError, failure
 from planprior.envs.options import split
+from planprior.envs.pool import Pool
 
 
 def make_env(task: str, seed: int) -> Env:

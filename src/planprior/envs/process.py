@@ -28,12 +28,9 @@ from typing import Any
 import numpy as np
 
 from planprior.envs import worker
-from planprior.envs.base import (
-    Env,
-    EnvError,
-    EnvMaker,
-    EnvState,
-    Pool,
+from planprior.envs.base import Env, EnvError, EnvMaker, EnvState
+from planprior.envs.pool import Pool
+from planprior.envs.rows import (
     Rows,
     build_envs,
     env_seeds,

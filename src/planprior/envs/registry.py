@@ -26,9 +26,11 @@ from pathlib import Path
 from types import ModuleType
 
 from planprior.envs import envpool, own
-from planprior.envs.base import Env, LocalPool, Pool, env_seeds
+from planprior.envs.base import Env
 from planprior.envs.options import TaskOptions, split
+from planprior.envs.pool import LocalPool, Pool
 from planprior.envs.process import ProcessPool, choose_workers
+from planprior.envs.rows import env_seeds
 from planprior.spec import EnvSpec
 
 POOLS = ("envpool",)
@@ -36,8 +38,8 @@ POOLS = ("envpool",)
 
 # Files of this folder that are no suites.
 _OTHERS = {
-    *("base", "check", "device", "envpool", "generator", "options", "own", "process"),
-    *("registry", "spaces", "vector", "worker"),
+    *("base", "check", "device", "envpool", "generator", "options", "own", "pool"),
+    *("process", "registry", "rows", "spaces", "vector", "worker"),
 }
 
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from planprior.envs.base import EnvError, Pool, Rows, failure, row_layout
+from planprior.envs.base import EnvError, failure
 from planprior.envs.gym import episode_steps, time_limit
 from planprior.envs.options import TaskOptions
+from planprior.envs.pool import Pool
+from planprior.envs.rows import Rows, row_layout
 from planprior.envs.spaces import Actions, Observations
 from planprior.spec import EnvSpec
 
