@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from planprior import comparison, intervals, plots, results
+from planprior import comparison, figures, intervals, plots, results
 from planprior.results import Run
 
 HEAD = """# Results
@@ -52,7 +52,7 @@ def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
             name = [label, one.theirs.label]
             verdicts += [[*name, *comparison.cells(row, 1)] for row in last]
     figure = plots.learning_curves({task: [*curves, *rivals]})
-    path = plots.save(figure, folder / "figures" / f"{task}.svg")
+    path = figures.save(figure, folder / "figures" / f"{task}.svg")
     parts.append(f"![{task}]({path.relative_to(folder).as_posix()})\n")
     ends = [end_of(label, of) for label, of in groups.items()]
     head = ("method", "env steps", "planner", "policy", "success", "hours", "device")
@@ -193,7 +193,7 @@ def sweep_section(runs: Sequence[Run], folder: Path) -> Iterator[str]:
             budget = float(min(run.env_steps[-1] for run in same))
             named = re.sub(r"[^\w.=-]+", "-", f"sweep-{task}-{label}")
             figure = plots.sweep(same, [budget])
-            path = plots.save(figure, folder / "figures" / f"{named}.svg")
+            path = figures.save(figure, folder / "figures" / f"{named}.svg")
             yield f"## Prior weight: {label} on {task}\n"
             yield f"![sweep]({path.relative_to(folder).as_posix()})\n"
             yield sweep_verdict(same, weights, budget)

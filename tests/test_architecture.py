@@ -47,7 +47,7 @@ RECORDS = ("tables", "sinks", "log", "progress")
 # What shows results reads files, and knows nothing of what wrote them.
 EVIDENCE = (
     *("places", "tables", "intervals", "curves", "run_files", "published_curves"),
-    *("results", "comparison", "plots", "report"),
+    *("results", "comparison", "figures", "plots", "run_plots", "report"),
 )
 
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from command_line import run
-from planprior import places, results
+from planprior import figures, places, plots, results, run_plots
 from results_files import begin_run, write_run, write_sweeps, write_table, write_values
 from scripts import load
 
 pytest.importorskip("matplotlib")
-plots = pytest.importorskip("planprior.plots")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_learning_curves(folder):
 
 
 def test_looks_differ_by_more_than_colour():
-    look = plots.looks([f"method {i}" for i in range(12)])
+    look = figures.looks([f"method {i}" for i in range(12)])
     assert len({(str(x.linestyle), x.marker) for x in look.values()}) == 12
     assert len({(x.color, str(x.linestyle)) for x in look.values()}) == 12
 
@@ -162,7 +161,7 @@ def test_diagnostics(folder):
     run = results.read([folder / "b-dog-run"])[5]
     log = results.read_log(run)
     values = {"predicted": np.array([2.0, 4.0]), "achieved": np.array([1.0, 3.0])}
-    figure = plots.diagnostics(run, log, values)
+    figure = run_plots.diagnostics(run, log, values)
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == [
         *("episode return", "KL of the policy, per dimension"),
@@ -179,7 +178,7 @@ def test_diagnostics(folder):
 def test_the_same_data_make_the_same_file(folder, tmp_path, suffix):
     runs = results.read([folder / "a-dog-run"])
     made = [
-        plots.save(
+        figures.save(
             plots.learning_curves({"dog-run": [results.summarise(runs)]}),
             tmp_path / str(i) / f"figure{suffix}",
         ).read_bytes()
@@ -293,6 +292,6 @@ def test_a_file_that_cannot_be_written_is_named_itself(tmp_path):
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys, folder):
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
     status, _, err = run(monkeypatch, capsys, "plot", folder)
     assert status == 1 and "pip install 'planprior[plot]'" in err

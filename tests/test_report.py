@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from command_line import run
-from planprior import results
+from planprior import plots, report, results
 from planprior.results import Run
 from results_files import begin_run, write_run, write_values
 
 pytest.importorskip("matplotlib")
-plots = pytest.importorskip("planprior.plots")
-report = pytest.importorskip("planprior.report")
 
 
 @pytest.fixture(scope="module")

@@ -1,173 +1,26 @@
-"""Figures from curves and runs: colour-blind safe, and readable in black and white.
+"""Figures of curves and runs: against steps and hours, over tasks and prior weights.
 
-Every function returns a matplotlib figure, which `save` writes as PNG, SVG or PDF; the
-same data make the same file. Nothing here opens a window.
+Every function returns a matplotlib figure, which `figures.save` writes.
 """
 
-import importlib.util
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from io import BytesIO
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from planprior import intervals, places, results
+from planprior import intervals, results
+from planprior.figures import (
+    PANEL,
+    Look,
+    legend,
+    looks,
+    panels_of,
+    short,
+    step_axis,
+    styled,
+)
 from planprior.intervals import Estimate
 from planprior.results import Curve, Run
-
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"),
-)
-"""Okabe and Ito's palette, whose yellow is too pale for lines."""
-
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
-MARKERS = "osD^vPX"
-SUFFIXES = (".png", ".svg", ".pdf")
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "savefig.dpi": 200,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "planprior",
-    "pdf.fonttype": 42,
-}
-PANEL = (3.4, 2.5)
-
-
-def check(path: str | Path | None = None) -> None:
-    """Check that figures can be made, and written to `path`.
-
-    Raises:
-        ValueError: The name has another ending than .png, .svg or .pdf, or nothing can
-            be written there.
-        ModuleNotFoundError: matplotlib is not installed.
-    """
-    if path is not None and Path(path).suffix.lower() not in SUFFIXES:
-        endings = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise ValueError(f"output is {str(path)!r}; its name must end in {endings}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(
-            "figures need the package matplotlib; run: pip install 'planprior[plot]'"
-        )
-    if path is not None:
-        places.require_place("output", path)
-
-
-def save(figure: Any, path: str | Path) -> Path:
-    """Write a figure; a file of this name is replaced once the new one is whole.
-
-    Args:
-        figure: What one of the functions here returned.
-        path: Where to; ends in .png, .svg or .pdf. Its folder is made if need be.
-
-    Returns:
-        The path.
-    """
-    check(path)
-    path = Path(path)
-    dated = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
-    with places.replacing(path) as aside, _style():
-        figure.savefig(
-            aside,
-            bbox_inches="tight",
-            metadata={dated[path.suffix.lower()]: None},
-        )
-    return path
-
-
-def write_svg(figure: Any, file: BytesIO) -> None:
-    """Write a figure as SVG whose letters are shapes, so that it needs no font."""
-    import matplotlib
-
-    with _style(), matplotlib.rc_context({"svg.fonttype": "path"}):
-        metadata = {"Date": None}
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata=metadata)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        yield
-
-
-def _panels(count: int, *, columns: int = 3, size: tuple[float, float] = PANEL) -> Any:
-    """A figure and its axes, as many as asked for."""
-    from matplotlib.figure import Figure
-
-    columns = 2 if count in (2, 4) else min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for spare in axes[count:]:
-        spare.remove()
-    return figure, axes[:count]
-
-
-def _legend(figure: Any, axes: Iterable[Any]) -> None:
-    """One legend for all axes, each name once: beside one panel, below several."""
-    axes = list(axes)
-    found = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if not found:
-        return
-    width, height = figure.get_size_inches()
-    entry = 0.55 + 0.072 * max(map(len, found))
-    columns = 1
-    if len(axes) == 1:
-        place = "outside right upper"
-        figure.set_size_inches(width + entry, height)
-    else:
-        place = "outside lower center"
-        columns = max(1, min(len(found), int(width / entry)))
-        rows = -(-len(found) // columns)
-        figure.set_size_inches(width, height + 0.19 * rows)
-    figure.legend(
-        found.values(), found.keys(), loc=place, ncols=columns, handlelength=2.8
-    )
-
-
-def short(number: float | int, _: Any = None) -> str:
-    """A number of steps as axes show it: 500k, 1.5M."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:g}{unit}"
-    return f"{number:g}"
-
-
-class Look(NamedTuple):
-    """How the lines of one method look in every panel."""
-
-    color: str
-    linestyle: Any
-    marker: str
-
-
-def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """A look for every label: colour, dash and marker all differ, for grey prints."""
-    return {
-        label: Look(
-            COLOURS[i % len(COLOURS)],
-            DASHES[i % len(DASHES)],
-            MARKERS[i % len(MARKERS)],
-        )
-        for i, label in enumerate(dict.fromkeys(labels))
-    }
 
 
 def _names(curves: Iterable[Curve]) -> dict[str, str]:
@@ -231,8 +84,8 @@ def learning_curves(
             thinner.
         runs: Single seeds to draw as hairlines, of each task.
     """
-    with _style():
-        figure, axes = _panels(
+    with styled():
+        figure, axes = panels_of(
             len(panels), size=(4.6, 3.2) if len(panels) == 1 else PANEL
         )
         every = [c for curves in panels.values() for c in curves]
@@ -246,10 +99,10 @@ def learning_curves(
                 label = curve.label
                 _band(ax, curve.env_steps, curve, look[label], names[label])
             _return_axis(ax, curves)
-            _step_axis(ax, [c.env_steps[-1] for c in own or curves])
+            step_axis(ax, [c.env_steps[-1] for c in own or curves])
             ax.set_title(task)
         _outer_labels(axes)
-        _legend(figure, axes)
+        legend(figure, axes)
         return figure
 
 
@@ -258,12 +111,6 @@ def _outer_labels(axes: Sequence[Any]) -> None:
     for ax in axes:
         if not ax.get_subplotspec().is_first_col():
             ax.set_ylabel("")
-
-
-def _step_axis(ax: Any, ends: Sequence[float]) -> None:
-    ax.xaxis.set_major_formatter(short)
-    ax.set_xlabel("env steps")
-    ax.set_xlim(0, max(ends) * 1.02 or 1)
 
 
 def wall_clock(panels: Mapping[str, Mapping[str, Sequence[Run]]]) -> Any:
@@ -282,8 +129,8 @@ def wall_clock(panels: Mapping[str, Mapping[str, Sequence[Run]]]) -> Any:
         for key, runs in timed.items()
         if runs
     }
-    with _style():
-        figure, axes = _panels(len(panels))
+    with styled():
+        figure, axes = panels_of(len(panels))
         look, names = looks(label for _, label in curves), _names(curves.values())
         for ax, task in zip(axes, panels, strict=True):
             shown = {key: c for key, c in curves.items() if key[0] == task}
@@ -297,7 +144,7 @@ def wall_clock(panels: Mapping[str, Mapping[str, Sequence[Run]]]) -> Any:
             ax.set_xlabel("wall time in hours")
             ax.set_title(task)
         _outer_labels(axes)
-        _legend(figure, axes)
+        legend(figure, axes)
         return figure
 
 
@@ -339,10 +186,10 @@ def aggregates(
         unit: What the scores are.
         rng: Source of the bootstrap.
     """
-    with _style():
+    with styled():
         height = 1.4 + 0.32 * len(scores)
         pairs = len(scores) > 1
-        figure, axes = _panels(1 + pairs, size=(4.2, height))
+        figure, axes = panels_of(1 + pairs, size=(4.2, height))
         look = looks(scores)
         tasks = list(next(iter(scores.values())))
         means = {
@@ -414,8 +261,8 @@ def sample_efficiency(
         for label, of in final_scores(groups, step, scale).items():
             value = intervals.aggregate(list(of.values()), rng=rng)
             points.setdefault(label, []).append((step, value))
-    with _style():
-        figure, (ax,) = _panels(1, size=(5.2, 3.4))
+    with styled():
+        figure, (ax,) = panels_of(1, size=(5.2, 3.4))
         look = looks(label for _, label in groups)
         for label, series in points.items():
             steps = np.array([step for step, _ in series])
@@ -425,8 +272,8 @@ def sample_efficiency(
             _band(ax, steps, curve, look[label], f"{label}, {_count(seeds)} per task")
         tasks = len({task for task, _ in groups})
         ax.set_ylabel(f"IQM of {unit}, {tasks} tasks")
-        _step_axis(ax, [grid[-1]])
-        _legend(figure, [ax])
+        step_axis(ax, [grid[-1]])
+        legend(figure, [ax])
         return figure
 
 
@@ -446,8 +293,8 @@ def sweep(runs: Sequence[Run], budgets: Sequence[float | int]) -> Any:
     groups = results.sweeps(runs)
     tasks = list(dict.fromkeys(task for task, _ in groups))
     names = _sweep_names([label for _, label in groups], budgets)
-    with _style():
-        figure, axes = _panels(len(tasks), size=(3.6, 3.0))
+    with styled():
+        figure, axes = panels_of(len(tasks), size=(3.6, 3.0))
         look = looks(names.values())
         for ax, task in zip(axes, tasks, strict=True):
             shown = [
@@ -459,7 +306,7 @@ def sweep(runs: Sequence[Run], budgets: Sequence[float | int]) -> Any:
             _around(ax, [y for line in shown for y in line])
             ax.set_title(task)
         _outer_labels(axes)
-        _legend(figure, axes)
+        legend(figure, axes)
         return figure
 
 
@@ -519,124 +366,3 @@ def _sweep_axes(ax: Any) -> None:
     top = ax.secondary_xaxis("top")
     top.set_xticks([0, 0.25, 0.5, 0.75, 1], ["λ = 0", "⅓", "1", "3", "∞"])
     top.tick_params(labelsize=8)
-
-
-# --- What went on inside a run --------------------------------------------------------
-
-
-class Panel(NamedTuple):
-    """A panel of diagnostics.
-
-    Attributes:
-        title: Its title.
-        names: Names of the metrics, and what the legend calls them.
-        log: Whether the axis is logarithmic.
-    """
-
-    title: str
-    names: Mapping[str, str]
-    log: bool = False
-
-
-PANELS = (
-    Panel(
-        "KL of the policy, per dimension",
-        {"kl_policy_prior": "to the prior", "kl_policy_plan": "to stored plans"},
-        log=True,
-    ),
-    Panel(
-        "entropy, per dimension",
-        {"policy_entropy": "policy", "prior_entropy": "prior"},
-    ),
-    Panel(
-        "effective λ and prior weight",
-        {"effective_lambda": "effective λ", "prior_weight": "w"},
-        log=True,
-    ),
-    Panel(
-        "values",
-        {
-            "value": "of the replay",
-            "target": "their targets",
-            "plan_value": "the planner's, here and now",
-        },
-    ),
-    Panel(
-        "losses",
-        {
-            "consistency_loss": "consistency",
-            "reward_loss": "reward",
-            "value_loss": "value",
-        },
-        log=True,
-    ),
-    Panel(
-        "policy gradient norms",
-        {"return_grad_norm": "by value", "penalty_grad_norm": "by prior"},
-        log=True,
-    ),
-    Panel("spread of stored plans", {"plan_std": "standard deviation"}),
-    Panel("age of stored plans", {"plan_age": "updates"}),
-)
-
-
-def diagnostics(
-    run: Run, log: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray] = {}
-) -> Any:
-    """Planner against policy, and the metrics of the updates: one member of one run.
-
-    Args:
-        run: Its evaluations.
-        log: `results.read_log`.
-        values: `results.read_values`: what the planner predicted and what came.
-    """
-    panels = [p for p in PANELS if any(_shown(log, name) for name in p.names)]
-    with _style():
-        figure, axes = _panels(1 + len(panels) + bool(values), size=(3.4, 2.4))
-        _planner_and_policy(axes[0], run)
-        for ax, panel in zip(axes[1:], panels, strict=False):
-            _metrics(ax, log, panel)
-        for ax in axes[: 1 + len(panels)]:
-            _step_axis(ax, [run.env_steps[-1]])
-            ax.legend(fontsize=7.5, handlelength=2.2)
-        if values:
-            _calibration(axes[-1], values)
-        return figure
-
-
-def _shown(log: Mapping[str, np.ndarray], name: str) -> bool:
-    return name in log and bool(np.isfinite(log[name]).any())
-
-
-def _planner_and_policy(ax: Any, run: Run) -> None:
-    look = looks(("planner", "bare policy"))
-    series = {"planner": run.returns, "bare policy": run.policy_returns}
-    for label, values in series.items():
-        if values is not None:
-            ax.plot(run.env_steps, values, label=label, ms=3, **look[label]._asdict())
-    ax.set_title("episode return")
-
-
-def _metrics(ax: Any, log: Mapping[str, np.ndarray], panel: Panel) -> None:
-    look = looks(panel.names.values())
-    lowest = np.inf
-    for name, label in panel.names.items():
-        if _shown(log, name):
-            color, dash, _ = look[label]
-            ax.plot(log["step"], log[name], color=color, ls=dash, lw=1.3, label=label)
-            lowest = min(lowest, float(np.nanmin(log[name])))
-    if panel.log and lowest > 0:
-        ax.set_yscale("log")
-    ax.set_title(panel.title)
-
-
-def _calibration(ax: Any, values: Mapping[str, np.ndarray]) -> None:
-    """What the planner predicted against the discounted return that came."""
-    x, y = values["achieved"], values["predicted"]
-    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
-    ax.plot(ends, ends, color="#555555", lw=1, ls=":", label="exact")
-    ax.plot(x, y, ".", ms=3, alpha=0.5, color=COLOURS[0], label="states")
-    ax.set_xlabel("discounted return that came")
-    ax.set_ylabel("planner's estimate")
-    ax.set_title(f"value: {np.mean(y - x):+.3g} on average")
-    ax.legend(fontsize=7.5)

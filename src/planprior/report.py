@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from planprior import comparison, plots, results
+from planprior import comparison, figures, plots, results, run_plots
 from planprior.comparison import Comparison
 from planprior.results import Curve, Run
 from planprior.tables import flattened
@@ -147,7 +147,7 @@ def _cell(text: str) -> str:
 
 def _figure(figure: Any, caption: str) -> str:
     svg = io.BytesIO()
-    plots.write_svg(figure, svg)
+    figures.write_svg(figure, svg)
     data = base64.b64encode(svg.getvalue()).decode()
     return (
         f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{data}">'
@@ -291,7 +291,7 @@ def _diagnostics(groups: _Groups) -> str:
         run = runs[0]
         log = results.read_log(run)
         if log:
-            figure = plots.diagnostics(run, log, results.read_values(run))
+            figure = run_plots.diagnostics(run, log, results.read_values(run))
             caption = f"{label} on {task}, seed {run.seed}."
             parts.append(_figure(figure, caption))
     return "".join(parts)

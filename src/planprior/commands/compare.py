@@ -47,12 +47,12 @@ class Compare:
 
 def run(options: Compare) -> int:
     """Print tables, verdicts and caveats; draw the figure where asked to."""
-    from planprior import plots, results
+    from planprior import figures, results
 
     if any(budget < 1 for budget in options.budgets):
         raise ValueError(f"budgets is {options.budgets}; each must be at least 1")
     if options.output:
-        plots.check(options.output)
+        figures.check(options.output)
     runs = results.read(options.runs, task=options.task, method=options.name)
     groups = results.groups(runs)
     found = [(of, _compare(of, label, options)) for (_, label), of in groups.items()]
@@ -81,7 +81,7 @@ def _compare(runs: "list[Run]", label: str, options: Compare) -> "list[Compariso
 
 
 def _draw(found: Any, groups: Any, output: Path) -> None:
-    from planprior import plots, results
+    from planprior import figures, plots, results
 
     panels: dict[str, list[Curve]] = {}
     for ((task, label), runs), (_, comparisons) in zip(
@@ -90,7 +90,7 @@ def _draw(found: Any, groups: Any, output: Path) -> None:
         panel = panels.setdefault(task, [])
         panel.append(results.summarise(runs, method=label))
         panel += [c.theirs for c in comparisons if c.theirs not in panel]
-    plots.save(plots.learning_curves(panels), output)
+    figures.save(plots.learning_curves(panels), output)
 
 
 def _tell(console: Console, runs: "list[Run]", comparisons: "list[Comparison]") -> None:

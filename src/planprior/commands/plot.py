@@ -60,11 +60,11 @@ class Plot:
 
 def run(options: Plot) -> int:
     """Draw one figure."""
-    from planprior import plots, results
+    from planprior import figures, results
     from planprior.checked import require_seed
 
     output = options.output or Path(f"{options.kind}.png")
-    plots.check(output)
+    figures.check(output)
     if not 0 < options.scale < np.inf:
         raise ValueError(f"scale is {options.scale}; it must be above 0 and finite")
     require_seed(options.seed)
@@ -72,7 +72,7 @@ def run(options: Plot) -> int:
     if options.method:
         runs = _of_method(runs, options.method)
     figure = KINDS[options.kind](runs, options)
-    plots.save(figure, output)
+    figures.save(figure, output)
     Console(highlight=False).print(f"figure: {output}", soft_wrap=True)
     return 0
 
@@ -189,7 +189,7 @@ def _sweep(runs: "list[Run]", options: Plot) -> Any:
 
 
 def _diagnostics(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import plots, results
+    from planprior import results, run_plots
 
     if not 0 <= options.member < len(runs):
         raise ValueError(
@@ -197,7 +197,7 @@ def _diagnostics(runs: "list[Run]", options: Plot) -> Any:
             f"[0, {len(runs) - 1}]"
         )
     chosen = runs[options.member]
-    return plots.diagnostics(
+    return run_plots.diagnostics(
         chosen, results.read_log(chosen), results.read_values(chosen)
     )
 

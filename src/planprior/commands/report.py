@@ -37,13 +37,13 @@ class Report:
 
 def run(options: Report) -> int:
     """Write the page; one of this name is replaced once the new one is whole."""
-    from planprior import places, plots, report, results
+    from planprior import figures, places, report, results
     from planprior.checked import require_seed
 
     output = options.output
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"output is {str(output)!r}; its name must end in .html")
-    plots.check()
+    figures.check()
     places.require_place("output", output)
     require_seed(options.seed)
     page = report.page(
