@@ -87,7 +87,7 @@ def split_settings(
         elif plain in options or plain.removeprefix("no_") in options:
             option = "--" + plain.replace("_", "-")
             rest += [option, value] if equals else [option]
-            if not equals and todo and not todo[0].startswith("--"):
+            if not equals and _is_value_next(todo):
                 if plain in SEVERAL:
                     rest.append(_values(todo))
                 elif plain.removeprefix("no_") not in switches:
@@ -106,14 +106,18 @@ def _is_task(word: str) -> bool:
     return not word.startswith("--") and (not equals or ":" in name or "," in name)
 
 
+def _is_value_next(todo: Sequence[str]) -> bool:
+    return bool(todo) and not todo[0].startswith("--")
+
+
 def _task(todo: list[str]) -> str:
-    if not todo or todo[0].startswith("--"):
+    if not _is_value_next(todo):
         raise ValueError("task has no value; it is the first word, or --task NAME")
     return todo.pop(0)
 
 
 def _following(name: str, todo: list[str]) -> settings.Value:
-    if todo and not todo[0].startswith("--"):
+    if _is_value_next(todo):
         return _values(todo)
     if settings.table()[name].kind is bool:
         return True
