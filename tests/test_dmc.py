@@ -4,10 +4,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterable
 from ctypes.util import find_library
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from planprior.envs import dmc, registry
 from planprior.envs.base import Env, EnvError
@@ -242,3 +248,23 @@ def test_a_mujoco_that_is_too_new_is_named(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "4.0.0")
     with pytest.raises(EnvError, match=r"mujoco is version 4.0.0.*pip install 'mujoco"):
         registry.make_env("cheetah-run", 0)
+
+
+def names(requirements: Iterable[str]) -> set[str]:
+    """Packages that Python 3.13 needs of them."""
+    python = {"python_version": "3.13", "extra": ""}
+    parsed = map(Requirement, requirements)
+    return {
+        canonicalize_name(one.name)
+        for one in parsed
+        if one.marker is None or one.marker.evaluate(python)
+    }
+
+
+def test_newer_pythons_get_all_that_dm_control_needs_but_labmaze():
+    file = Path(__file__).parents[1] / "pyproject.toml"
+    project = tomllib.loads(file.read_text())["project"]
+    extra = project["optional-dependencies"]["dmc"]
+    listed = names([*project["dependencies"], *extra])
+    assert "dm-control" not in listed
+    assert names(metadata.requires("dm_control") or []) - listed <= {"labmaze"}

@@ -32,7 +32,12 @@ from planprior.spec import EnvSpec
 
 PREFIX = "dm_control"
 REQUIRES = "dm_control"
-EXTRA = "dmc"
+INSTALL = "run: pip install 'planprior[dmc]'"
+if sys.version_info >= (3, 13):
+    INSTALL += (
+        " && pip install --no-deps 'dm-control>=1.0.50' (alone, since labmaze, which "
+        "it needs for tasks of no suite here, has no build for this Python)"
+    )
 
 ACTION_REPEAT = 2
 EPISODE_LENGTH = 500
