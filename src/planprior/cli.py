@@ -141,7 +141,8 @@ PLAIN = {
     r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)": (
         r"\2 is \1; it must be one of \3"
     ),
-    r"Missing value for argument '(.*)'\. Expected.*": (
+    # Before 1.0.14 Tyro wrote the name as a tuple.
+    r"Missing value for argument '(?:\(')?(.*?)(?:',\))?'\. Expected.*": (
         r"\1 has no value; it must have one"
     ),
 }
