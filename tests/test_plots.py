@@ -54,6 +54,18 @@ def test_learning_curves(folder):
     assert len({line.get_marker() for line in second.lines}) == 3
 
 
+def test_no_line_leads_where_no_comparison_would_interpolate():
+    steps = np.array([0.0, 100, 200, 300, 700])
+    mean = np.arange(5.0)
+    curve = results.Curve("m", "t", steps, mean, mean - 1, mean + 1, np.full(5, 3))
+    figure = plots.learning_curves({"t": [curve]})
+    (line,) = figure.axes[0].lines
+    drawn = line.get_xdata()
+    np.testing.assert_array_equal(drawn, [0, np.nan, 100, 200, 300, np.nan, 700])
+    known = [curve.at(between) is not None for between in (50, 250, 500)]
+    assert known == [False, True, False]
+
+
 def test_looks_differ_by_more_than_colour():
     look = figures.looks([f"method {i}" for i in range(12)])
     assert len({(str(x.linestyle), x.marker) for x in look.values()}) == 12
@@ -64,8 +76,10 @@ def test_hours(folder):
     groups = results.groups(results.read([folder / "a-dog-run"]))
     figure = plots.wall_clock({"dog-run": {"bmpc": groups["dog-run", "bmpc"]}})
     (ax,) = figure.axes
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 10 / 3600, 20 / 3600])
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [1, 101, 201])
+    gap = np.nan  # nothing is told of what lies between 0 and 100 env steps
+    hours = [0, gap, 10 / 3600, 20 / 3600]
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), hours)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [1, gap, 101, 201])
     assert ax.get_xlabel() == "wall time in hours"
 
 

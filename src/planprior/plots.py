@@ -39,11 +39,24 @@ def _count(seeds: Sequence[int]) -> str:
     return f"{many} seed{'s' if most > 1 else ''}"
 
 
+def _told(x: np.ndarray, curve: Curve) -> np.ndarray:
+    """X, mean and ends of a curve, [4, points], with NaN where a line must not lead.
+
+    That is between evaluations so far apart that `curves.covers` interpolates nowhere
+    between them: a line from the first step to a score published at 100,000 would look
+    like slow learning.
+    """
+    steps = curve.env_steps
+    apart = 1 + np.flatnonzero(np.diff(steps) > steps[1:] / 2)
+    return np.insert([x, curve.mean, curve.low, curve.high], apart, np.nan, axis=1)
+
+
 def _band(ax: Any, x: np.ndarray, curve: Curve, look: Look, name: str) -> None:
     own = not curve.source
+    x, mean, low, high = _told(x, curve)
     ax.plot(
         x,
-        curve.mean,
+        mean,
         color=look.color,
         linestyle=look.linestyle,
         marker=look.marker,
@@ -53,8 +66,7 @@ def _band(ax: Any, x: np.ndarray, curve: Curve, look: Look, name: str) -> None:
         label=name,
         zorder=3 if own else 2,
     )
-    ends = curve.low, curve.high
-    ax.fill_between(x, *ends, color=look.color, alpha=0.18, linewidth=0)
+    ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
 
 
 def _return_axis(ax: Any, curves: Sequence[Curve]) -> None:
@@ -71,7 +83,8 @@ def _return_axis(ax: Any, curves: Sequence[Curve]) -> None:
     if success:
         ax.set_ylim(top=1.05)
     elif len(tops) and means.max() > 0:
-        ax.set_ylim(top=1.05 * min(tops.max(), 1.6 * means.max()))
+        # Intervals of two or three seeds are far wider than what returns can be.
+        ax.set_ylim(top=1.05 * min(tops.max(), 1.25 * means.max()))
 
 
 def learning_curves(
