@@ -35,7 +35,7 @@ REQUIRES = "dm_control"
 INSTALL = "run: pip install 'planprior[dmc]'"
 if sys.version_info >= (3, 13):
     INSTALL += (
-        " && pip install --no-deps 'dm-control>=1.0.50' (alone, since labmaze, which "
+        " && pip install --no-deps dm-control==1.0.50 (alone, since labmaze, which "
         "it needs for tasks of no suite here, has no build for this Python)"
     )
 
