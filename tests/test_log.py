@@ -118,6 +118,18 @@ def test_an_evaluation_that_will_be_made_again_is_dropped(tmp_path: Path) -> Non
     assert rows == ["step,episode_reward", "10,1.5"]
 
 
+def test_of_the_frozen_those_stay_whom_the_checkpoint_knows(tmp_path: Path) -> None:
+    """It is saved first and found to be NaN then, at the same step."""
+    with RunFolder(tmp_path) as run:
+        for seed, why in enumerate(("loss was NaN at 10", "plan was NaN at 20")):
+            run.train({"step": 10 + 10 * seed, "event": "frozen", "why": why})
+        run.train({"step": 20, "event": "update"})
+    with RunFolder(tmp_path, resumed_at=20, frozen=["loss was NaN at 10"]):
+        pass
+    assert steps(tmp_path / "train.jsonl") == [10, 20]
+    assert "plan was NaN" not in (tmp_path / "train.jsonl").read_text()
+
+
 @pytest.mark.parametrize("kept", range(1, 8))
 def test_a_half_written_last_line_is_dropped(tmp_path: Path, kept: int) -> None:
     """Cut anywhere: `20,1.5` must not survive as the smaller number `20,1`."""

@@ -147,6 +147,7 @@ def _folder(
             experiment.run_dir,
             resumed_at=resumed_at,
             evaluated_at=start.counters.evaluated_at if start else None,
+            frozen=start.counters.frozen.values() if start else (),
             sinks=sinks,
             warn=console.print,
         ) as run,

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -26,6 +26,7 @@ class RunFolder:
         *,
         resumed_at: int | None = None,
         evaluated_at: int | None = None,
+        frozen: Collection[str] = (),
         sinks: Sequence[Sink] = (),
         warn: Callable[[str], object] = _LOG.warning,
     ):
@@ -38,6 +39,8 @@ class RunFolder:
                 are renamed to `*.old`.
             evaluated_at: The step of the last evaluation before that checkpoint: later
                 ones are dropped, since they will be made again. None: `resumed_at`.
+            frozen: Why members are frozen according to that checkpoint: other rows that
+                say so are dropped.
             sinks: Where else to send the rows. One that fails is left out from then on.
             warn: Called with one sentence when that happens.
         """
@@ -46,7 +49,7 @@ class RunFolder:
         kept = None
         if resumed_at is not None:
             last = resumed_at if evaluated_at is None else evaluated_at
-            kept = Kept(resumed_at, last)
+            kept = Kept(resumed_at, last, tuple(frozen))
         self._train = JsonLines(folder / "train.jsonl", kept)
         self._eval = CsvTable(folder / "eval.csv", kept)
         self._sinks = list(sinks)

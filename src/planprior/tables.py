@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +41,13 @@ class Kept(NamedTuple):
     Attributes:
         step: Their last step.
         evaluated_at: That of evaluations.
+        frozen: Why members were frozen until then. What was found at that step but
+            after it was saved will be found again.
     """
 
     step: int
     evaluated_at: int
+    frozen: Collection[str] = ()
 
 
 class _Table:
@@ -105,6 +108,8 @@ class JsonLines(_Table):
     @staticmethod
     def _stays(line: str, kept: Kept) -> bool:
         row = json.loads(line)
+        if row.get("event") == "frozen":
+            return row["why"] in kept.frozen
         evaluation = row.get("event") == "evaluation"
         return row["step"] <= (kept.evaluated_at if evaluation else kept.step)
 
