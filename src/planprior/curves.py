@@ -92,23 +92,27 @@ class Curve:
         return self.mean, self.low, self.high
 
 
+def near(left: np.ndarray, right: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Whether evaluations are close enough to tell the value at steps between them.
+
+    No further apart than half of the steps: nothing is made up early in training, where
+    curves are steep.
+    """
+    return right - left <= steps / 2
+
+
 def covers(
     env_steps: Float[np.ndarray, "points"], grid: Float[np.ndarray, "grid"]
 ) -> Bool[np.ndarray, "grid"]:
-    """Whether a curve tells its value at steps: there, or by near neighbours.
-
-    Between two evaluations the value is interpolated, but only where they are no
-    further apart than half of the step: nothing is made up early in training, where
-    curves are steep.
-    """
+    """Whether a curve tells its value at steps: there, or interpolated if `near`."""
     if not len(env_steps):
         return np.zeros(len(grid), bool)
     after = np.searchsorted(env_steps, grid)
     inside = after < len(env_steps)
     after = np.where(inside, after, 0)
     right, left = env_steps[after], env_steps[np.maximum(after - 1, 0)]
-    near = (after > 0) & (right - left <= grid / 2)
-    return inside & ((right == grid) | near)
+    between = (after > 0) & near(left, right, grid)
+    return inside & ((right == grid) | between)
 
 
 def values_at(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from planprior import intervals, results
+from planprior.curves import near
 from planprior.figures import (
     PANEL,
     Look,
@@ -42,12 +43,11 @@ def _count(seeds: Sequence[int]) -> str:
 def _told(x: np.ndarray, curve: Curve) -> np.ndarray:
     """X, mean and ends of a curve, [4, points], with NaN where a line must not lead.
 
-    That is between evaluations so far apart that `curves.covers` interpolates nowhere
-    between them: a line from the first step to a score published at 100,000 would look
-    like slow learning.
+    That is between evaluations that are `near` at no step between them: a line from the
+    first step to a score published at 100,000 would look like slow learning.
     """
     steps = curve.env_steps
-    apart = 1 + np.flatnonzero(np.diff(steps) > steps[1:] / 2)
+    apart = 1 + np.flatnonzero(~near(steps[:-1], steps[1:], steps[1:]))
     return np.insert([x, curve.mean, curve.low, curve.high], apart, np.nan, axis=1)
 
 
