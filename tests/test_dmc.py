@@ -160,6 +160,69 @@ def test_seeds(task):
     np.testing.assert_array_equal(episode(env, seed=1), once)
 
 
+def answers(env: Env, steps: int) -> np.ndarray:
+    outcomes = [env.step(action) for action in actions(env, steps)]
+    rewards = [outcome.reward for outcome in outcomes]
+    return np.column_stack([[outcome.observation for outcome in outcomes], rewards])
+
+
+def state_of(env: Env) -> dict[str, np.ndarray]:
+    state = env.state()
+    assert state is not None
+    return {name: array.copy() for name, array in state.items()}
+
+
+KEEPING = (
+    "cartpole-swingup",
+    "dog-fetch",
+    "finger-turn_easy",
+    "fish-swim",
+    "humanoid-run",
+    "lqr-lqr_2_1",
+    "manipulator-insert_peg",
+    "point_mass-hard",
+    "quadruped-escape",
+    "quadruped-fetch",
+    "reacher-hard",
+    "stacker-stack_2",
+    "swimmer-swimmer6",
+)
+"""A task for every way of keeping what is drawn when an episode begins."""
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        task if task in KEEPING else pytest.param(task, marks=pytest.mark.slow)
+        for task in dmc.TASKS
+    ],
+)
+def test_an_episode_goes_on_from_its_state(task):
+    env, other = registry.make_env(task, 1), registry.make_env(task, 2)
+    env.reset(seed=3)
+    env.reset()  # the second episode of its seed
+    answers(env, 7)
+    state = state_of(env)
+    other.set_state(state)
+    np.testing.assert_array_equal(answers(other, 20), answers(env, 20))
+    np.testing.assert_array_equal(other.reset(), env.reset())
+    # And from the same one once more, as if nothing had been since.
+    once = answers(env, 5)
+    env.set_state(state)
+    env.reset()
+    np.testing.assert_array_equal(answers(env, 5), once)
+
+
+def test_the_time_limit_goes_on_too():
+    task = "pendulum-swingup"
+    env, other = registry.make_env(task, 1), registry.make_env(task, 2)
+    env.reset()
+    answers(env, 490)
+    other.set_state(state_of(env))
+    truncated = [other.step(action).truncated for action in actions(other, 10)]
+    assert truncated == [False] * 9 + [True]
+
+
 def test_workers_change_nothing():
     with (
         registry.make_pool("cheetah-run", 3, seed=0, workers=0) as here,

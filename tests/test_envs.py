@@ -15,7 +15,12 @@ import pytest
 import test_envs_toys as toys
 from planprior.envs import process, registry
 from planprior.envs.base import EnvError, EnvMaker
-from planprior.envs.generator import generator_state, set_generator_state
+from planprior.envs.generator import (
+    generator_state,
+    legacy_state,
+    set_generator_state,
+    set_legacy_state,
+)
 from planprior.envs.pool import LocalPool, Pool
 from planprior.envs.process import ProcessPool, WorkerError, choose_workers
 from planprior.envs.rows import env_seeds
@@ -312,6 +317,16 @@ def test_generators_go_on_from_their_state():
     assert (other.integers(2**32, size=4, dtype=np.uint32) == expected).all()
     with pytest.raises(TypeError, match="is a MT19937; it must be a PCG64"):
         generator_state(np.random.Generator(np.random.MT19937(0)))
+
+
+def test_older_generators_go_on_from_their_state():
+    random, other = np.random.RandomState(5), np.random.RandomState(6)
+    random.standard_normal()  # leaves a second number behind
+    state = legacy_state(random)
+    assert (state.dtype, state.shape) == (np.uint32, (628,))
+    set_legacy_state(other, state)
+    assert (other.standard_normal(5) == random.standard_normal(5)).all()
+    assert (other.bytes(7), other.uniform()) == (random.bytes(7), random.uniform())
 
 
 @pytest.mark.parametrize("workers", WORKERS)

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,6 +54,11 @@ def train(*args, **kwargs):
     screen = io.StringIO()
     result = launch.train(config(*args, **kwargs), console=Console(file=screen))
     return result, screen.getvalue()
+
+
+def told(screen):
+    """What was printed, on one line."""
+    return " ".join(screen.split())
 
 
 def evaluations(folder):
@@ -291,6 +297,17 @@ def test_an_environment_that_breaks_is_one_sentence_and_nothing_is_lost(
     assert result.finished and "going on from 60" in screen
 
 
+def test_an_environment_that_is_bound_to_break_is_not_gone_on_with(tmp_path):
+    """It breaks in the first step after a checkpoint that holds its episode."""
+    folder = tmp_path / "run"
+    for _ in range(2):
+        with pytest.raises(EnvError, match="returned nan in its reward"):
+            train(folder, "toys:doomed", steps=240)
+    # The second time it was another episode, which got as far as it can.
+    assert Checkpoints(folder / "checkpoints").steps()[-1] == 160
+    assert [row["step"] for row in evaluations(folder)] == ["80", "160"]
+
+
 def test_episodes_too_short_to_learn_from_are_one_sentence(tmp_path):
     sentence = r"no episode of toys:brief so far lasted horizon = 3 decisions"
     with pytest.raises(training.TrainingError, match=sentence):
@@ -360,30 +377,34 @@ def rows_of(folder, state):
 
 
 @pytest.mark.parametrize(
-    ("stops", "overlap"),
+    ("task", "stops", "overlap"),
     [
-        ([60], True),
-        pytest.param([15, 60, 41], True, marks=pytest.mark.slow),
-        pytest.param([15, 60, 41], False, marks=pytest.mark.slow),
+        ("toys:steady", [60], True),
+        pytest.param("toys:steady", [15, 60, 41], True, marks=pytest.mark.slow),
+        pytest.param("toys:steady", [15, 60, 41], False, marks=pytest.mark.slow),
+        ("cartpole-swingup", [45], True),
     ],
 )
 def test_stopped_and_resumed_it_is_as_if_never_stopped(
-    tmp_path, monkeypatch, stops, overlap
+    tmp_path, monkeypatch, task, stops, overlap
 ):
-    """Bit for bit, with an environment whose state can be saved, past the ring's end.
+    """Bit for bit, with environments whose state can be saved, past the ring's end.
 
     The stops fall into the pretraining, into an evaluation, and between steps.
     """
     changes = UNEVEN | {"overlap": overlap, "steps": 240}
+    if not task.startswith("toys:"):
+        pytest.importorskip("dm_control")
+        changes["eval_every"] = 240  # its episodes are long
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(whole, "toys:steady", **changes)
+    train(whole, task, **changes)
     for questions in stops:
         with monkeypatch.context() as patch:
             requested = property(lambda self, n=questions: stop_after(self, n))
             patch.setattr(GracefulStop, "requested", requested)
-            result, _ = train(parts, "toys:steady", **changes)
+            result, _ = train(parts, task, **changes)
             assert not result.finished
-    result, _ = train(parts, "toys:steady", **changes)
+    result, _ = train(parts, task, **changes)
     assert result.finished
     expected, found = arrays(whole, 240), arrays(parts, 240)
     assert expected[0].keys() == found[0].keys() and expected[1] == found[1]
@@ -392,9 +413,26 @@ def test_stopped_and_resumed_it_is_as_if_never_stopped(
     one, other = evaluations(whole), evaluations(parts)
     for row in (*one, *other):
         del row["seconds"]
-    assert one == other and len(one) == 3
+    assert one == other and len(one) == 240 // changes.get("eval_every", 80)
     for event in ("episode", "evaluation"):
         assert events(whole, event) == events(parts, event)
+
+
+def test_a_state_of_another_simulator_begins_new_episodes(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        requested = property(lambda self: stop_after(self, 60))
+        patch.setattr(GracefulStop, "requested", requested)
+        assert not train(folder, "toys:steady")[0].finished
+    state = toys.Steady.state
+    monkeypatch.setattr(
+        toys.Steady, "state", lambda self: {**state(self), "new": np.zeros(2)}
+    )
+    result, screen = train(folder, "toys:steady")
+    assert result.finished
+    assert re.search(
+        r"new episodes begin: checkpoint .* does not fit: missing", told(screen)
+    )
 
 
 def test_told_to_stop_before_it_began_it_can_be_begun(tmp_path, monkeypatch):

@@ -72,6 +72,30 @@ class Steady(Uneven):
         set_generator_state(self.rng, state["rng"])
 
 
+class Doomed(Steady):
+    """Returns NaN in step 41, whatever is done; so does whoever goes on from there."""
+
+    spec = dataclasses.replace(Uneven.spec, name="toys:doomed")
+    made = 0
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        if seed is not None:
+            self.made = 0
+        return super().reset(seed)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        self.made += 1
+        outcome = super().step(action)
+        return outcome._replace(reward=np.nan) if self.made == 41 else outcome
+
+    def state(self) -> EnvState:
+        return {**super().state(), "made": np.array(self.made)}
+
+    def set_state(self, state: EnvState) -> None:
+        super().set_state(state)
+        self.made = int(state["made"])
+
+
 class Broken(Aim):
     """Returns NaN from step `lasts` on, counting those of all environments."""
 
@@ -150,7 +174,7 @@ class Snake(Ladder):
 
 ladder, snake = Ladder, Snake
 aim, uneven, broken, brief = Aim, Uneven, Broken, Brief
-steady, wide = Steady, Wide
+steady, doomed, wide = Steady, Doomed, Wide
 
 TINY = {
     "network.encoder_dim": 16,

@@ -30,6 +30,7 @@ from planprior.reporting import Reporter
 from planprior.saving import Saving, Start
 from planprior.schedule import Counters, Schedule
 from planprior.state import AgentState
+from planprior.tensorfile import CheckpointError
 from planprior.timing import Shares
 
 
@@ -186,8 +187,10 @@ class Training:
         except (EnvError, WorkerError) as error:
             if isinstance(error, EnvError):
                 self._name_member(error, self.tools.pool)
-            # Not over a checkpoint of this step: it has the running episodes as well.
-            if self.counters.decisions > max(self._saved[0], 0):
+            # A worker's end leaves the episodes that a checkpoint of this step has. An
+            # environment that broke would break again, if they were gone on with.
+            anew = self.counters.decisions > self._saved[0]
+            if self.counters.decisions and (anew or isinstance(error, EnvError)):
                 self._save_after(error)
             raise
 
@@ -246,7 +249,12 @@ class Training:
         like = self._episodes() if self._start else None
         if self._start is None or like is None:
             return None
-        return self.tools.saving.load_episodes(self._start, like)
+        try:
+            return self.tools.saving.load_episodes(self._start, like)
+        except CheckpointError as error:
+            # Of another version of the simulator: no reason to lose the training.
+            self._reporter.say(f"new episodes begin: {error}")
+            return None
 
     def _seeds_for(self, purpose: int) -> list[int]:
         """A seed for each member, from its own and the number of decisions."""

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from planprior.envs.base import Env, EnvError, Outcome
+from planprior.envs.base import Env, EnvError, EnvState, Outcome
+from planprior.envs.generator import legacy_state, set_legacy_state
 from planprior.spec import EnvSpec
 
 PREFIX = "dm_control"
@@ -169,8 +170,10 @@ class DMControl(Env):
         )
         # Sizing cost a reset, so that the stream of random numbers starts again.
         self._task.random.seed(seed)
+        self._begun_from = legacy_state(self._task.random)
 
     def _build(self, seed: int) -> None:
+        self._built_from = seed
         self._env = _load(self._name, seed)
         self._task, self._physics = self._env.task, self._env.physics
         _defer_rendering(self._physics)
@@ -183,7 +186,11 @@ class DMControl(Env):
             self._build(seed)
         if seed is not None:
             self._task.random.seed(seed)
+        return self._begin()
+
+    def _begin(self) -> np.ndarray:
         self._steps = 0
+        self._begun_from = legacy_state(self._task.random)
         return _flatten(self._env.reset().observation)
 
     def step(self, action: np.ndarray) -> Outcome:
@@ -214,6 +221,32 @@ class DMControl(Env):
         self._task.after_step(self._physics)
         return float(self._task.get_reward(self._physics))
 
+    def state(self) -> EnvState:
+        """Return what the coming steps depend on.
+
+        What a task draws when an episode begins may lie anywhere in the model (targets,
+        terrain, gains), so this tells from which random numbers it was drawn; what
+        moves after that is MuJoCo's own state.
+        """
+        return {
+            "seed": np.array(self._built_from),
+            "begun_from": self._begun_from,
+            "random": legacy_state(self._task.random),
+            "steps": np.array(self._steps),
+            "physics": _integration_state(self._physics),
+        }
+
+    def set_state(self, state: EnvState) -> None:
+        """Begin the same episode, and go on where it was."""
+        if self._is_lqr:
+            self._env.close()
+            self._build(int(state["seed"]))
+        set_legacy_state(self._task.random, state["begun_from"])
+        self._begin()
+        set_legacy_state(self._task.random, state["random"])
+        _set_integration_state(self._physics, state["physics"])
+        self._steps = int(state["steps"])
+
     def render(
         self, height: int = 240, width: int = 320, camera: int | None = None
     ) -> np.ndarray:
@@ -239,6 +272,23 @@ def _action_map(bounds: Any) -> tuple[np.ndarray, np.ndarray]:
     centre = np.where(bounded, (bounds.maximum + bounds.minimum) / 2, 0.0)
     half_range = np.where(bounded, (bounds.maximum - bounds.minimum) / 2, 1.0)
     return centre, half_range
+
+
+def _integration_state(physics: Any) -> np.ndarray:
+    """Return all that MuJoCo's next step depends on, float64."""
+    mujoco = importlib.import_module("mujoco")
+    model, what = physics.model.ptr, int(mujoco.mjtState.mjSTATE_INTEGRATION)
+    state = np.empty(mujoco.mj_stateSize(model, what))
+    mujoco.mj_getState(model, physics.data.ptr, state, what)
+    return state
+
+
+def _set_integration_state(physics: Any, state: np.ndarray) -> None:
+    mujoco = importlib.import_module("mujoco")
+    model, data = physics.model.ptr, physics.data.ptr
+    mujoco.mj_setState(model, data, state, int(mujoco.mjtState.mjSTATE_INTEGRATION))
+    # dm_control ends every step with this, and begins the next with the other half.
+    mujoco.mj_step1(model, data)
 
 
 def _load(task: str, seed: int) -> Any:

@@ -31,3 +31,17 @@ def set_generator_state(generator: np.random.Generator, state: np.ndarray) -> No
         "has_uint32": has_uint32,
         "uinteger": uinteger,
     }
+
+
+def legacy_state(random: np.random.RandomState) -> np.ndarray:
+    """Return the state of one of NumPy's older generators, uint32 [628]."""
+    _, keys, position, has_gauss, gauss = random.get_state(legacy=True)
+    words = np.array([position, has_gauss], np.uint32)
+    return np.concatenate([keys, words, np.array([gauss]).view(np.uint32)])
+
+
+def set_legacy_state(random: np.random.RandomState, state: np.ndarray) -> None:
+    """Let an older generator go on from what `legacy_state` returned."""
+    keys, (position, has_gauss), gauss = state[:624], state[624:626], state[626:]
+    left_over = float(np.ascontiguousarray(gauss).view(np.float64)[0])
+    random.set_state(("MT19937", keys, int(position), int(has_gauss), left_over))
