@@ -12,6 +12,8 @@ import json
 import os
 from pathlib import Path
 
+from planprior import results
+
 COLUMNS = (
     *("task", "method", "size", "seed", "prior_weight", "swept", "env_steps"),
     *("plan_return", "plan_std", "policy_return", "policy_std", "success"),
@@ -52,17 +54,11 @@ def how_made(config: dict, machine: dict) -> dict[str, str]:
     """What `config.json` says of a run: settings, machine, versions, command."""
     train = config["train"]
     versions = machine.get("versions", {})
-    # Of what a population sweeps every member has one value: a column has it.
-    settings = " ".join(
-        f"{name}={value}"
-        for name, value in train["settings"].items()
-        if not isinstance(value, list)
-    )
     made = {
         "task": config["spec"]["name"].partition(":")[2],
         "method": train["method"],
         "size": config["size"],
-        "settings": settings,
+        "settings": results.settings_text(train),
         "num_envs": train.get("num_envs", 1),
         "date": machine.get("date", "")[:10],
         "device": machine.get("device"),

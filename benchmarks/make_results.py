@@ -40,7 +40,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
     """One task: figure, where our runs ended, and verdicts."""
     parts = [f"## {task}\n"]
-    curves = [results.summarise(of, method=label) for label, of in groups.items()]
     known = results.published(task)
     rivals = []
     verdicts: list[list[str]] = []
@@ -51,7 +50,7 @@ def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
             last = one.rows[-1:]
             name = [label, one.theirs.label]
             verdicts += [[*name, *comparison.cells(row, 1)] for row in last]
-    figure = plots.learning_curves({task: [*curves, *rivals]})
+    figure = plots.learning_curves({task: comparison.panel(groups, rivals)})
     path = figures.save(figure, folder / "figures" / f"{task}.svg")
     parts.append(f"![{task}]({path.relative_to(folder).as_posix()})\n")
     ends = [end_of(label, of) for label, of in groups.items()]

@@ -15,6 +15,9 @@ from results_files import begin_run, write_run, write_table
 STEP = 1_000_000
 
 
+ONE = Estimate(1.0, np.nan, np.nan, 1)
+
+
 def row(low, high, mean=None, seeds=3):
     middle = (low + high) / 2 if mean is None else mean
     any_value = Estimate(1.0, 0.0, 2.0, 3)
@@ -28,7 +31,9 @@ def row(low, high, mean=None, seeds=3):
         (row(-5.0, -0.1), "lower"),
         (row(-0.1, 99.0), "no difference shown"),
         (row(0.0, 99.0), "no difference shown"),
-        (row(np.nan, np.nan, 50.0), "none: too few seeds"),
+        (row(np.nan, np.nan, 50.0), "none: all seeds alike"),
+        (row(np.nan, np.nan, 50.0)._replace(ours=ONE), "none: too few seeds"),
+        (row(np.nan, np.nan, 50.0)._replace(theirs=ONE), "none: too few seeds"),
         (row(0.0, 1.0)._replace(gap=None), "not published here"),
     ],
 )
@@ -52,6 +57,33 @@ def test_published_curves_are_chosen_by_name():
         labels("BMCP")
     with pytest.raises(ResultsError, match="nothing is published here for my-task"):
         comparison.choose([], ["BMPC"], "my-task")
+
+
+def test_returns_and_success_rates_share_no_axis(tmp_path):
+    """Meta-World is published as success rates, which our runs know beside returns."""
+    lines = ["task,method,step,return,success,seed"]
+    lines += [
+        f"mw-window-close,mine,{step},{step / 100},{min(1, step / 2e5)},{seed}"
+        for step in (50_000, 100_000, 150_000)
+        for seed in (0, 1)
+    ]
+    table = tmp_path / "mine.csv"
+    table.write_text("\n".join(lines))
+    groups = {"mine": results.read([table])}
+    rivals = comparison.choose(results.published("mw-window-close"), (), "mw")
+    assert rivals and {rival.metric for rival in rivals} == {"success"}
+    own, *others = comparison.panel(groups, rivals)
+    assert (own.metric, own.mean.tolist()) == ("success", [0.25, 0.5, 0.75])
+    assert others == rivals
+    # Without rates there is nothing to lay beside theirs.
+    table.write_text("\n".join(lines).replace("success", "other"))
+    (own,) = comparison.panel({"mine": results.read([table])}, rivals)
+    assert (own.metric, own.mean.tolist()) == ("return", [500, 1000, 1500])
+    # Two returns against one rate among our own: that of the first.
+    others = [run_ for run_ in groups["mine"] if run_.seed == "0"]
+    mixed = {"a": results.read([table]), "b": results.as_metric(others, "success")}
+    told, left = comparison.on_one_axis(mixed, rivals)
+    assert list(told) == ["a"] and left == []
 
 
 def test_budgets_are_round_and_common(tmp_path):

@@ -72,6 +72,69 @@ def test_looks_differ_by_more_than_colour():
     assert len({(x.color, str(x.linestyle)) for x in look.values()}) == 12
 
 
+def test_no_two_of_many_lines_look_alike():
+    assert len(set(figures.looks(map(str, range(100))).values())) == 100
+
+
+def test_nothing_that_was_reached_is_cut_off(tmp_path):
+    """One seed has no interval, and another's must not hide it."""
+    lines = ["method,step,episode_reward,seed", "new,10000,300,0", "new,20000,900,0"]
+    lines += [f"old,{s},{s / 100 + k},{k}" for s in (10_000, 20_000) for k in (0, 1, 2)]
+    table = tmp_path / "two.csv"
+    table.write_text("\n".join(lines))
+    runs = results.read([table], task="dog-run")
+    curves = [
+        results.summarise(of, method=label)
+        for (_, label), of in results.groups(runs).items()
+    ]
+    assert plots.learning_curves({"dog-run": curves}).axes[0].get_ylim()[1] > 900
+    alone = [c for c in curves if c.method == "old"]
+    figure = plots.learning_curves({"dog-run": alone}, {"dog-run": runs})
+    assert figure.axes[0].get_ylim()[1] > 900
+
+
+def test_a_method_that_ended_early_cuts_off_no_other(tmp_path):
+    lines = ["task,method,step,episode_reward,seed", "a-a,short,10000,1,0"]
+    lines += [
+        f"{task},whole,{step},{step},{seed}"
+        for task in ("a-a", "b-b")
+        for step in (10_000, 20_000)
+        for seed in (0, 1)
+    ]
+    table = tmp_path / "all.csv"
+    table.write_text("\n".join(lines))
+    groups = plots.of_every_task(results.groups(results.read([table])))
+    assert {label for _, label in groups} == {"whole"}
+    rng = np.random.default_rng(0)
+    figure = plots.sample_efficiency(groups, scale=1.0, unit="return", rng=rng)
+    assert figure.axes[0].lines[0].get_xdata()[-1] == 20_000
+
+
+def test_aggregates_of_success_rates_are_called_so(tmp_path, monkeypatch, capsys):
+    lines = ["task,method,step,return,success,seed"]
+    lines += [
+        f"{task},mine,100000,900,{0.1 * k},{k}"
+        for task in ("mw-door-open", "mw-window-close")
+        for k in (0, 1)
+    ]
+    table, picture = tmp_path / "mine.csv", tmp_path / "all.svg"
+    table.write_text("\n".join(lines))
+    full = tmp_path / "full"
+    full.mkdir()
+    rows = ["method,source,task,benchmark,metric,env_steps,return,seed"]
+    rows += [
+        f"TD-MPC2,tdmpc2,{task},metaworld,success,100000,{0.2 * k},{k}"
+        for task in ("mw-door-open", "mw-window-close")
+        for k in (0, 1)
+    ]
+    (full / "metaworld.csv").write_text("\n".join(rows))
+    asked = [table, "--kind", "aggregate", "--output", picture]
+    asked += ["--against", "TD-MPC2", "--published", full]
+    code, _, error = run(monkeypatch, capsys, "plot", *map(str, asked))
+    assert (code, error) == (0, "")
+    assert "IQM of success rate" in picture.read_text()
+
+
 def test_hours(folder):
     groups = results.groups(results.read([folder / "a-dog-run"]))
     figure = plots.wall_clock({"dog-run": {"bmpc": groups["dog-run", "bmpc"]}})

@@ -1,5 +1,6 @@
 """Reading results, and the published curves in the package."""
 
+import dataclasses
 import gzip
 import os
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planprior import published_curves, results
+from planprior import published_curves, results, run_files
+from planprior.experiment import TrainConfig
 from planprior.results import ResultsError
 from planprior.tables import jsonl_parts
-from results_files import begin_run, write_run, write_sweeps, write_values
+from results_files import begin_run, write_run, write_sweeps, write_table, write_values
 
 VALUES = "seed,prior_weight,predicted,achieved\n"
 
@@ -213,6 +215,37 @@ def test_values_of_other_members_are_left_out(tmp_path):
     assert {name: x.tolist() for name, x in values.items()} == {
         "predicted": [1.0], "achieved": [2.0],
     }  # fmt: skip
+
+
+def test_an_eval_csv_of_another_program_is_a_table_like_any(tmp_path):
+    """Further columns tell members apart only in a run folder of ours."""
+    lines = ["episode,frame,step,episode_reward"]
+    lines += [f"{k},{2 * k},{k * 1000},{k}" for k in (1, 2, 3)]
+    for name in ("eval.csv", "drq.csv"):
+        (tmp_path / name).write_text("\n".join(lines))
+        (run,) = results.read([tmp_path / name], task="dog-run")
+        assert run.returns.tolist() == [1, 2, 3]
+
+
+def test_a_task_has_one_name_whatever_tables_call_it(tmp_path):
+    ours = write_table(tmp_path / "a.csv", {100: [1.0]}, task="ball_in_cup-catch")
+    theirs = write_table(tmp_path / "b.csv", {100: [2.0]}, task="cup-catch")
+    runs = results.read([ours, theirs])
+    assert {run.task for run in runs} == {"ball_in_cup-catch"}
+    for name in ("cup-catch", "ball_in_cup-catch", "dm_control:cup-catch"):
+        assert len(results.read([ours, theirs], task=name)) == 2
+
+
+def test_what_decides_what_is_learned_tells_runs_apart(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", updates_per_step=0.25, settings={"horizon": 5})
+    found = results.groups(results.read([tmp_path]))
+    assert {label for _, label in found} == {
+        "pompc",
+        "pompc horizon=5 updates_per_step=0.25",
+    }
+    usual = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    assert run_files.TEACHING.items() <= usual.items()
 
 
 def test_wrong_places_are_one_sentence(tmp_path):

@@ -5,7 +5,7 @@ does. That the interval contains zero is no proof of equality, and is not called
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +23,9 @@ MOST_BUDGETS = 5
 HIGHER, LOWER = "higher", "lower"
 UNCLEAR = "no difference shown"
 TOO_FEW = "none: too few seeds"
+NO_SPREAD = "none: all seeds alike"
 UNPUBLISHED = "not published here"
-VERDICTS = (HIGHER, LOWER, UNCLEAR, TOO_FEW, UNPUBLISHED)
+VERDICTS = (HIGHER, LOWER, UNCLEAR, TOO_FEW, NO_SPREAD, UNPUBLISHED)
 
 
 class Row(NamedTuple):
@@ -48,7 +49,8 @@ class Row(NamedTuple):
         if self.gap is None:
             return UNPUBLISHED
         if not self.gap.has_interval:
-            return TOO_FEW
+            alike = self.theirs and self.theirs.has_interval and self.ours.has_interval
+            return NO_SPREAD if alike and self.gap.seeds > 1 else TOO_FEW
         if self.gap.low > 0:
             return HIGHER
         if self.gap.high < 0:
@@ -119,6 +121,41 @@ def _unknown(name: str, curves: Sequence[Curve], task: str) -> str:
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     listed = ", ".join(known)
     return f"nothing of {name!r} is published for {task}{guess}; it has {listed}"
+
+
+def on_one_axis(
+    groups: Mapping[str, Sequence[Run]], rivals: Sequence[Curve]
+) -> tuple[dict[str, list[Run]], list[Curve]]:
+    """Runs of a task and published curves that can be drawn on one axis.
+
+    That is in the rivals' measure where all runs know it, since a task is published in
+    one; else in that of the first run, without whoever has another.
+
+    Args:
+        groups: Runs at hand, by label.
+        rivals: Published curves.
+    """
+    every = [run for runs in groups.values() for run in runs]
+    own = every[0].details.get("metric", "return")
+    wanted = dict.fromkeys([own, *(rival.metric for rival in rivals)])
+    known = [m for m in wanted if len(results.as_metric(every, m)) == len(every)]
+    metric = max(known, key=lambda m: sum(r.metric == m for r in rivals), default=own)
+    told = {label: results.as_metric(runs, metric) for label, runs in groups.items()}
+    return (
+        {label: runs for label, runs in told.items() if runs},
+        [rival for rival in rivals if rival.metric == metric],
+    )
+
+
+def panel(groups: Mapping[str, Sequence[Run]], rivals: Sequence[Curve]) -> list[Curve]:
+    """The curves of one task: of the runs at hand, then published ones, on one axis.
+
+    Args:
+        groups: Runs at hand, by label.
+        rivals: Published curves.
+    """
+    own, others = on_one_axis(groups, rivals)
+    return [results.summarise(of, method=label) for label, of in own.items()] + others
 
 
 def compare(
@@ -213,5 +250,5 @@ def protocol(run: Run) -> str:
         f"{train.get('updates_per_step', '?')} updates per decision",
         f"{train.get('eval_episodes', '?')} episodes per evaluation",
     ]
-    changed = " ".join(f"{k}={v}" for k, v in train.get("settings", {}).items())
+    changed = results.settings_text(train)
     return ", ".join([*facts, *([changed] if changed else [])])

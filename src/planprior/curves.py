@@ -5,11 +5,24 @@ Everything here counts environment steps.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from planprior.intervals import Estimate, bootstrap_intervals, mean_intervals
+
+
+def same_task(a: str, b: str) -> bool:
+    """Whether two names are of one task: `ball_in_cup-catch` is `cup-catch`."""
+    return canonical_task(a) == canonical_task(b)
+
+
+@cache
+def canonical_task(task: str) -> str:
+    """The short name of a task, written as its authors' own programs do."""
+    short = task.replace("ball_in_cup", "cup").replace("point_mass", "pointmass")
+    return short.replace("_", "-")
 
 
 @dataclass(frozen=True, eq=False)

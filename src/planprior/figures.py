@@ -19,7 +19,7 @@ COLOURS = (
 """Okabe and Ito's palette, whose yellow is too pale for lines."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*<>p"
 SUFFIXES = (".png", ".svg", ".pdf")
 STYLE: Any = {
     "font.size": 9,
@@ -158,7 +158,10 @@ class Look(NamedTuple):
 
 
 def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """A look for every label: colour, dash and marker all differ, for grey prints."""
+    """A look for every label: colour, dash and marker change, for grey prints.
+
+    Their numbers have no divisor in common, so that no two of hundreds look alike.
+    """
     return {
         label: Look(
             COLOURS[i % len(COLOURS)],

@@ -49,19 +49,19 @@ class Estimate(NamedTuple):
 def t_quantile(probability: float, dof: float) -> float:
     """Quantile of Student's t distribution, for a probability of at least one half.
 
-    With t = √ν tan θ the density is cos^(ν − 1) θ, up to a factor: smooth and bounded,
-    so adding it up on a grid is exact to six digits.
+    With t = √ν cot φ the density is sin^(ν − 1) φ, up to a factor, and with φ = s² it
+    is smooth for every ν, so that adding it up on a grid is exact to six digits.
 
     Args:
         probability: In [0.5, 1).
         dof: Degrees of freedom ν, at least 1. Beyond 10,000 it is the normal one.
     """
     dof = min(dof, 1e4)
-    theta = np.linspace(0.0, np.pi / 2, 40_001)
-    density = np.cos(theta) ** (dof - 1)
-    area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    reached = np.interp(2 * probability - 1, area / area[-1], theta)
-    return float(np.sqrt(dof) * np.tan(reached))
+    s = np.linspace(0.0, np.sqrt(np.pi / 2), 40_001)
+    density = np.sin(s**2) ** (dof - 1) * s
+    tail = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    reached = np.interp(2 * (1 - probability), tail / tail[-1], s)
+    return float(np.sqrt(dof) / np.tan(reached**2))
 
 
 def mean_intervals(
@@ -96,11 +96,13 @@ def difference(a: Estimate, b: Estimate, confidence: float = 0.95) -> Estimate:
     """Difference a − b of two independent means with Welch's interval.
 
     Each interval is taken for Student's t interval of the same confidence, which gives
-    the standard error back.
+    the standard error back. Two runs may lie close together by chance, so where either
+    side has no more, there is one degree of freedom: Welch's number, which follows
+    from the very spreads, claims too much (false verdicts in up to 12 of 100).
 
     Returns:
-        The difference; without an interval where either has none. `seeds` is the lesser
-        number of both.
+        The difference; without an interval where either has none, or none has a spread.
+        `seeds` is the lesser number of both.
     """
     gap, seeds = a.mean - b.mean, min(a.seeds, b.seeds)
     if not (a.has_interval and b.has_interval and seeds > 1):
@@ -110,12 +112,13 @@ def difference(a: Estimate, b: Estimate, confidence: float = 0.95) -> Estimate:
         ((x.high - x.low) / 2 / t_quantile(tail, x.seeds - 1.0)) ** 2 for x in (a, b)
     ]
     variance = sum(parts)
-    if variance == 0:
-        return Estimate(gap, gap, gap, seeds)
-    dof = variance**2 / sum(
+    if np.sqrt(variance) <= 1e-9 * max(abs(a.mean), abs(b.mean)):
+        return Estimate(gap, np.nan, np.nan, seeds)
+    welch = variance**2 / sum(
         p**2 / (x.seeds - 1) for p, x in zip(parts, (a, b), strict=True)
     )
-    half = t_quantile(tail, max(dof, 1.0)) * float(np.sqrt(variance))
+    dof = max(welch, 1.0) if seeds > 2 else 1.0
+    half = t_quantile(tail, dof) * float(np.sqrt(variance))
     return Estimate(gap, gap - half, gap + half, seeds)
 
 

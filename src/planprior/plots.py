@@ -69,10 +69,11 @@ def _band(ax: Any, x: np.ndarray, curve: Curve, look: Look, name: str) -> None:
     ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
 
 
-def _return_axis(ax: Any, curves: Sequence[Curve]) -> None:
+def _return_axis(ax: Any, curves: Sequence[Curve], runs: Sequence[Run] = ()) -> None:
+    """Label and limits: of what was reached, seeds drawn alone included."""
     success = all(c.metric == "success" for c in curves)
     ax.set_ylabel("success rate" if success else "episode return")
-    means = np.concatenate([c.mean for c in curves])
+    means = np.concatenate([c.mean for c in curves] + [r.returns for r in runs])
     lows = np.concatenate([c.low[np.isfinite(c.low)] for c in curves])
     if means.min() >= 0:
         # Student's intervals may reach below what a return can be.
@@ -84,7 +85,8 @@ def _return_axis(ax: Any, curves: Sequence[Curve]) -> None:
         ax.set_ylim(top=1.05)
     elif len(tops) and means.max() > 0:
         # Intervals of two or three seeds are far wider than what returns can be.
-        ax.set_ylim(top=1.05 * min(tops.max(), 1.25 * means.max()))
+        top = max(means.max(), min(tops.max(), 1.25 * means.max()))
+        ax.set_ylim(top=1.05 * top)
 
 
 def learning_curves(
@@ -105,13 +107,14 @@ def learning_curves(
         every.sort(key=lambda c: bool(c.source))
         look, names = looks(c.label for c in every), _names(every)
         for ax, (task, curves) in zip(axes, panels.items(), strict=True):
-            for run in runs.get(task, ()):
+            alone = runs.get(task, ())
+            for run in alone:
                 ax.plot(run.env_steps, run.returns, color="#777777", lw=0.4, zorder=1)
             own = [c for c in curves if not c.source]
             for curve in curves:
                 label = curve.label
                 _band(ax, curve.env_steps, curve, look[label], names[label])
-            _return_axis(ax, curves)
+            _return_axis(ax, curves, alone)
             step_axis(ax, [c.env_steps[-1] for c in own or curves])
             ax.set_title(task)
         _outer_labels(axes)
@@ -165,6 +168,20 @@ def wall_clock(panels: Mapping[str, Mapping[str, Sequence[Run]]]) -> Any:
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]
 """Scores of each run, by method and task."""
+
+
+def of_every_task(
+    groups: Mapping[tuple[str, str], Sequence[Run]],
+) -> dict[tuple[str, str], Sequence[Run]]:
+    """Runs by task and method, of the methods that have all tasks.
+
+    One that ended early on one task is then no reason to cut off the others.
+    """
+    tasks = {task for task, _ in groups}
+    held: dict[str, set[str]] = {}
+    for task, label in groups:
+        held.setdefault(label, set()).add(task)
+    return {key: of for key, of in groups.items() if held[key[1]] == tasks}
 
 
 def final_scores(

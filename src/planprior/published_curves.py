@@ -13,24 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from planprior.curves import Curve, Run, group_key, summarise
+from planprior.curves import Curve, Run, group_key, same_task, summarise
 from planprior.run_files import ResultsError, read_table, reading
 
 PIXELS = "dmcontrol_pixels"
 
 INTERVALS = "aggregate_intervals"
 """Name of the table with intervals of curves of which only the mean was published."""
-
-
-def _same(a: str, b: str) -> bool:
-    """Whether two names are of one task: `ball_in_cup-catch` is `cup-catch`."""
-    return _canonical(a) == _canonical(b)
-
-
-@cache
-def _canonical(task: str) -> str:
-    short = task.replace("ball_in_cup", "cup").replace("point_mass", "pointmass")
-    return short.replace("_", "-")
 
 
 def published(task: str, folder: str | Path | None = None) -> list[Curve]:
@@ -52,7 +41,7 @@ def published(task: str, folder: str | Path | None = None) -> list[Curve]:
     return [
         curve
         for curve in curves
-        if _same(curve.task, name) and (curve.benchmark == PIXELS) == pixels
+        if same_task(curve.task, name) and (curve.benchmark == PIXELS) == pixels
     ]
 
 
@@ -69,7 +58,7 @@ def published_runs(folder: str | Path, task: str) -> list[Run]:
     return [
         run
         for run in _published_tables(Path(folder))
-        if _same(run.task, name)
+        if same_task(run.task, name)
         and run.seed != "mean"
         and (run.details.get("benchmark") == PIXELS) == pixels
     ]

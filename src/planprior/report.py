@@ -197,12 +197,14 @@ def _curves(
     groups: _Groups,
     compared: Mapping[tuple[str, str], Sequence[Comparison]],
 ) -> str:
-    panels: dict[str, list[Curve]] = {}
+    own: dict[str, dict[str, Sequence[Run]]] = {}
+    rivals: dict[str, list[Curve]] = {}
     for (task, label), runs in groups.items():
-        panels.setdefault(task, []).append(results.summarise(runs, method=label))
-    for (task, _), found in compared.items():
-        rivals = panels[task]
-        rivals += [c.theirs for c in found if c.theirs not in rivals]
+        own.setdefault(task, {})[label] = runs
+        others = rivals.setdefault(task, [])
+        found = [one.theirs for one in compared[task, label]]
+        others += [curve for curve in found if curve not in others]
+    panels = {task: comparison.panel(of, rivals[task]) for task, of in own.items()}
     page = _figure(plots.learning_curves(panels), "Return against environment steps.")
     timed: dict[str, dict[str, Sequence[Run]]] = {}
     for (task, label), runs in groups.items():

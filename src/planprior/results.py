@@ -35,6 +35,7 @@ from planprior.run_files import (
     read_log,
     read_table,
     read_values,
+    settings_text,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "read_log",
     "read_table",
     "read_values",
+    "settings_text",
     "sources",
     "summarise",
     "sweeps",

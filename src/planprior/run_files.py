@@ -12,12 +12,13 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from planprior.curves import Run, group_key
+from planprior.curves import Run, canonical_task, group_key, same_task
 from planprior.tables import jsonl_parts
 
 COLUMNS = {
@@ -48,6 +49,15 @@ TOLD = (
 
 SERIES = ("env_steps", "returns", "policy_returns", "seconds", "successes")
 REQUIRED = ("env_steps", "returns")
+
+TEACHING: Mapping[str, Any] = {
+    "seed_steps": None,
+    "updates_per_step": 1.0,
+    "buffer_size": 1_000_000,
+    "precision": "float32",
+    "init_from": None,
+}
+"""Options of a training that decide what is learned, and what they are if not given."""
 
 LARGEST = 1e30
 """Magnitude beyond which a number is no return; sums and axes overflow far beyond."""
@@ -91,13 +101,18 @@ def read(
         if table not in begun
         for run in read_table(table, task=task, method=method)
     ]
-    runs = [r for r in runs if not task or plain_task(r.task) == plain_task(task)]
+    runs = [run for run in runs if not task or same_task(run.task, plain_task(task))]
     if not runs:
         where = ", ".join(map(str, paths))
         only = " yet" if len(begun) == len(tables) else f" of {task}" * bool(task)
         raise ResultsError(f"{where} has no evaluations{only}")
     for table in begun:
         warn(f"{table.parent} has no evaluations yet and is left out")
+    # One name for a task, whatever tables call it: that of the first.
+    names: dict[str, str] = {}
+    for run in runs:
+        names.setdefault(canonical_task(run.task), run.task)
+    runs = [replace(run, task=names[canonical_task(run.task)]) for run in runs]
     _refuse_twins(runs)
     return runs
 
@@ -158,7 +173,7 @@ def read_table(path: str | Path, *, task: str = "", method: str = "") -> list[Ru
         ResultsError: A column is missing, or a number is none.
     """
     path = Path(path)
-    known = _of_config(path.with_name("config.json")) if path.name == "eval.csv" else {}
+    known = _of_config(path.with_name("config.json")) if _is_own(path) else {}
     default = {"task": task, "method": method or path.name.partition(".")[0]} | known
     groups: dict[tuple, dict[str, list[float]]] = {}
     for number, row in enumerate(_rows(path), start=2):
@@ -170,11 +185,16 @@ def read_table(path: str | Path, *, task: str = "", method: str = "") -> list[Ru
     return [_run(dict(names), series, path) for names, series in groups.items()]
 
 
+def _is_own(table: Path) -> bool:
+    """Whether it lies in a run folder of planprior: others call tables eval.csv too."""
+    return table.name == "eval.csv" and table.with_name("config.json").exists()
+
+
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     with reading(path) as reader:
         columns = reader.fieldnames or ()
         names = _names(columns, path)
-        swept = _swept(columns) if path.name == "eval.csv" else ()
+        swept = _swept(columns) if _is_own(path) else ()
         for row in reader:
             told = {name: row[column] or "" for name, column in names.items()}
             if swept:
@@ -400,18 +420,30 @@ def _is_of(row: dict[str, Any], run: Run) -> bool:
     )
 
 
+def settings_text(train: Mapping[str, Any]) -> str:
+    """What a training was given that tells it from another of its method and size.
+
+    Of what a population sweeps every member has one value, which a column has.
+
+    Args:
+        train: The options of the training, as `config.json` has them.
+    """
+    options = {name: train.get(name, usual) for name, usual in TEACHING.items()}
+    changed = {name: x for name, x in options.items() if x != TEACHING[name]}
+    given = {
+        name: value
+        for name, value in train.get("settings", {}).items()
+        if not isinstance(value, list)
+    }
+    return " ".join(f"{name}={value}" for name, value in (given | changed).items())
+
+
 def _of_config(path: Path) -> dict[str, str]:
     config = read_config(path.parent)
     if not config:
         return {}
     train = config["train"]
     shown = {"task": config["spec"]["name"], "method": train["method"]}
-    # Of what a population sweeps, every member has one value: a column has it.
-    settings = " ".join(
-        f"{name}={value}"
-        for name, value in train.get("settings", {}).items()
-        if not isinstance(value, list)
-    )
-    shown |= {"size": str(config.get("size", "")), "settings": settings}
+    shown |= {"size": str(config.get("size", "")), "settings": settings_text(train)}
     shown |= {"num_envs": str(train.get("num_envs", ""))}
     return {name: text for name, text in shown.items() if text}

@@ -81,15 +81,17 @@ def _compare(runs: "list[Run]", label: str, options: Compare) -> "list[Compariso
 
 
 def _draw(found: Any, groups: Any, output: Path) -> None:
-    from planprior import figures, plots, results
+    from planprior import comparison, figures, plots
 
-    panels: dict[str, list[Curve]] = {}
+    own: dict[str, dict[str, list[Run]]] = {}
+    rivals: dict[str, list[Curve]] = {}
     for ((task, label), runs), (_, comparisons) in zip(
         groups.items(), found, strict=True
     ):
-        panel = panels.setdefault(task, [])
-        panel.append(results.summarise(runs, method=label))
-        panel += [c.theirs for c in comparisons if c.theirs not in panel]
+        own.setdefault(task, {})[label] = runs
+        others = rivals.setdefault(task, [])
+        others += [c.theirs for c in comparisons if c.theirs not in others]
+    panels = {task: comparison.panel(of, rivals[task]) for task, of in own.items()}
     figures.save(plots.learning_curves(panels), output)
 
 

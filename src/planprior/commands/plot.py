@@ -90,55 +90,92 @@ def _curves(runs: "list[Run]", options: Plot) -> Any:
     rng = np.random.default_rng(options.seed)
     panels: dict[str, list[results.Curve]] = {}
     singles: dict[str, list[Run]] = {}
-    for (task, label), of in results.groups(runs).items():
-        curve = results.summarise(of, method=label)
-        if options.interval == "bootstrap":
-            curve = results.bootstrapped(curve, of, rng=rng)
-        panels.setdefault(task, []).append(curve)
-        singles.setdefault(task, []).extend(of)
-    if options.against:
-        for task, panel in panels.items():
+    for task, groups in _by_task(runs).items():
+        rivals = []
+        if options.against:
             known = results.published(task, options.published)
-            panel += comparison.choose(known, options.against, task)
+            rivals = comparison.choose(known, options.against, task)
+        own, shown = comparison.on_one_axis(groups, rivals)
+        left_out = [c.label for c in rivals if c not in shown]
+        _tell_left_out(
+            task, [*left_out, *(label for label in groups if label not in own)]
+        )
+        for label, of in own.items():
+            curve = results.summarise(of, method=label)
+            if options.interval == "bootstrap":
+                curve = results.bootstrapped(curve, of, rng=rng)
+            panels.setdefault(task, []).append(curve)
+            singles.setdefault(task, []).extend(of)
+        panels[task] += shown
     return plots.learning_curves(panels, singles if options.singles else {})
 
 
+def _by_task(runs: "list[Run]") -> "dict[str, dict[str, list[Run]]]":
+    """Runs by task, then by label."""
+    from planprior import results
+
+    found: dict[str, dict[str, list[Run]]] = {}
+    for (task, label), of in results.groups(runs).items():
+        found.setdefault(task, {})[label] = of
+    return found
+
+
+def _tell_left_out(task: str, labels: Sequence[str]) -> None:
+    if labels:
+        Console(highlight=False, stderr=True).print(
+            f"left out of {task}, since returns and success rates share no axis: "
+            f"{', '.join(labels)}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
 def _time(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import plots, results
+    from planprior import plots
 
     if all(run.seconds is None for run in runs):
         raise ValueError("the runs have no wall time: no column seconds")
-    panels: dict[str, dict[str, list[Run]]] = {}
-    for (task, label), of in results.groups(runs).items():
-        panels.setdefault(task, {})[label] = of
-    return plots.wall_clock(panels)
+    return plots.wall_clock(_by_task(runs))
 
 
 def _groups(
     runs: "list[Run]", options: Plot
 ) -> "Mapping[tuple[str, str], Sequence[Run]]":
-    """Runs by task and label, with published ones where full curves are at hand."""
+    """Runs by task and label, with published ones where full curves are at hand.
+
+    All of a task are scored alike.
+    """
     from planprior import comparison, results
 
-    groups = dict(results.groups(runs))
     if options.against and options.published is None:
         raise ValueError(
             "against needs --published for this kind: means alone cannot be resampled"
         )
-    for task in dict.fromkeys(run.task for run in runs) if options.against else ():
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for task, of in _by_task(runs).items():
+        rivals = []
+        if options.against:
+            known = results.published(task, options.published)
+            rivals = comparison.choose(known, options.against, task)
+        own, shown = comparison.on_one_axis(of, rivals)
+        left_out = [c.label for c in rivals if c not in shown]
+        _tell_left_out(task, [*left_out, *(label for label in of if label not in own)])
+        groups |= {(task, label): same for label, same in own.items()}
+        wanted = {c.label for c in shown}
         folder = options.published
-        assert folder is not None
-        known = results.published(task, folder)
-        wanted = {c.label for c in comparison.choose(known, options.against, task)}
-        for run in results.published_runs(folder, task):
+        for run in results.published_runs(folder, task) if folder and wanted else ():
             label = f"{run.method} [{run.details['source']}]"
             if label in wanted:
                 groups.setdefault((task, label), []).append(run)
     return groups
 
 
-def _unit(options: Plot) -> str:
-    return "return" if options.scale == 1 else f"return / {options.scale:g}"
+def _unit(options: Plot, groups: "Mapping[tuple[str, str], Sequence[Run]]") -> str:
+    scored = {of[0].details.get("metric", "return") for of in groups.values()}
+    if scored == {"success"}:
+        return "success rate"
+    unit = "return" if options.scale == 1 else f"return / {options.scale:g}"
+    return f"{unit} or success rate" if "success" in scored else unit
 
 
 def _aggregate(runs: "list[Run]", options: Plot) -> Any:
@@ -147,12 +184,16 @@ def _aggregate(runs: "list[Run]", options: Plot) -> Any:
     groups = _groups(runs, options)
     if len(options.budgets) > 1:
         raise ValueError(f"budgets is {options.budgets}; aggregate takes one")
-    budget = float((options.budgets or _last_budget(runs))[0])
+    own = {run.path for run in runs}
+    whole = [run for of in plots.of_every_task(groups).values() for run in of]
+    ends = [run for run in whole if run.path in own] or runs
+    budget = float((options.budgets or _last_budget(ends))[0])
     scores = plots.final_scores(groups, budget, options.scale)
     if not scores:
         raise ValueError(f"no method has every task at {budget:,.0f} env steps")
     rng = np.random.default_rng(options.seed)
-    return plots.aggregates(scores, budget=budget, unit=_unit(options), rng=rng)
+    unit = _unit(options, groups)
+    return plots.aggregates(scores, budget=budget, unit=unit, rng=rng)
 
 
 def _last_budget(runs: "list[Run]") -> tuple[int, ...]:
@@ -162,10 +203,13 @@ def _last_budget(runs: "list[Run]") -> tuple[int, ...]:
 def _efficiency(runs: "list[Run]", options: Plot) -> Any:
     from planprior import plots
 
+    groups = plots.of_every_task(_groups(runs, options))
+    if not groups:
+        raise ValueError("no method has runs of every task")
     return plots.sample_efficiency(
-        _groups(runs, options),
+        groups,
         scale=options.scale,
-        unit=_unit(options),
+        unit=_unit(options, groups),
         rng=np.random.default_rng(options.seed),
     )
 
