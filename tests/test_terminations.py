@@ -243,6 +243,36 @@ def test_bootstrapping_ignores_ends(kind):
     np.testing.assert_array_equal(going_on, targets(kind, "masked", False))
 
 
+@pytest.mark.parametrize("method", ["bmpc", "pompc"])
+def test_nothing_is_imitated_after_an_end(method):
+    """Neither plans that reanalysis made there, nor what stands for random actions."""
+    config, hypers = helpers.method(method)
+    made = helpers.setup(dataclasses.replace(config, terminations="learned"), hypers)
+    batch = made.batch
+    ended = batch.terminated.at[0, 1].set(True).at[1, 1].set(True)
+    after = np.zeros(ended.shape, bool)
+    after[1, 1] = True
+    batch = dataclasses.replace(batch, terminated=ended)
+    np.testing.assert_array_equal(batch.over, after)
+
+    def learned(planned: bool, mean: float, terminations: str):
+        plan = jax.tree.map(lambda x: x.at[1, 1].set(mean), batch.plan)
+        has_plan = batch.has_plan.at[1, 1].set(planned)
+        seen = dataclasses.replace(batch, plan=plan, has_plan=has_plan)
+        same = dataclasses.replace(made.config, terminations=terminations)
+        # A head that predicts ends comes with `learned`; it is the same for all.
+        state, metrics = made._replace(batch=seen, config=same).update()
+        return jax.tree.leaves((state.policy, state.prior, metrics))
+
+    one = learned(True, 0.5, "learned")
+    for other in (learned(True, 0.9, "learned"), learned(False, 0.5, "learned")):
+        for x, y in zip(one, other, strict=True):
+            np.testing.assert_array_equal(x, y)
+    # Where nothing is stored after an end, such a row is one like any.
+    pairs = zip(learned(True, 0.5, "masked"), learned(True, 0.9, "masked"), strict=True)
+    assert any((np.asarray(x) != np.asarray(y)).any() for x, y in pairs)
+
+
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_the_continue_head_is_there_where_episodes_can_terminate(method):
     ends = EnvSpec("toy:x", 5, 2, 100, can_terminate=True)

@@ -19,6 +19,7 @@ of it from outside.
 """
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from planprior.spec import EnvSpec
@@ -130,3 +131,12 @@ class Batch(eqx.Module):
     plan: Gaussian
     has_plan: Bool[Array, "H B"]
     plan_age: Float[Array, "H B"]
+
+    @property
+    def over(self) -> Bool[Array, "H B"]:
+        """Where `observation[t]` is terminal: what is stored after an end, for slices.
+
+        Nothing was done there, so there is nothing to imitate.
+        """
+        begun = jnp.zeros_like(self.terminated[:1])
+        return jnp.concatenate([begun, self.terminated[:-1]])
