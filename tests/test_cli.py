@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import planprior
 from command_line import run
 from toys import TINY
 
@@ -145,6 +146,11 @@ def test_a_positional_has_one_name_in_help_and_errors(
     assert name in out and all(word in out for word in words)
     _, _, err = run(monkeypatch, capsys, command, "foo", "a", "b")
     assert f"{name.lower()} is 'foo'; it must be one of '{words[0]}'" in err
+
+
+def test_it_tells_its_version(monkeypatch, capsys):
+    status, out, error = run(monkeypatch, capsys, "--version")
+    assert (status, out, error) == (0, f"planprior {planprior.__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [["list", "methods"], ["--help"]])

@@ -586,13 +586,27 @@ def test_names_resolve(spelling, full):
         ("dog-rum", "dm_control:dog-run"),
         ("dm_control:cheetah", "dm_control:cheetah-run"),
         ("reacher-three-easy", "dm_control:reacher-easy"),
-        ("no_such_module:walker-wlk", "dm_control:walker-walk"),
     ],
 )
 def test_unknown_names_get_the_nearest(wrong, nearest):
     sentence = f"^task '{wrong}' is unknown; the nearest is '{nearest}'$"
     with pytest.raises(ValueError, match=sentence):
         registry.resolve(wrong)
+
+
+def test_a_module_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    sentence = (
+        rf"is unknown: 'no_such_module' is no suite, and no module in {tmp_path} or on "
+        "PYTHONPATH; "
+    )
+    with pytest.raises(ValueError, match=f"{sentence}see: planprior list tasks$"):
+        registry.resolve("no_such_module:make_env")
+    nearest = "the nearest is 'dm_control:walker-walk'$"
+    with pytest.raises(ValueError, match=sentence + nearest):
+        registry.resolve("no_such_module:walker-wlk")
+    with pytest.raises(ValueError, match=r"^task 'zzqq' is unknown; see: planprior"):
+        registry.resolve("zzqq")
 
 
 def test_all_listed_names_resolve_to_themselves():

@@ -146,7 +146,7 @@ def test_tables_of_other_programs(tmp_path):
         ("step,reward\n1,2\n1,3\n", "several rows of seed 0 of t on dog-run"),
         ("step,reward\n", "has no evaluations of dog-run"),
         ("step,reward\n1,\n", "line 2: returns is ''"),
-        ("step,reward\n1,2\n2\n", "line 3: returns is ''"),
+        ("step,reward\n1,2\n2\n", "line 3 has 1 of 2 columns; is the file cut"),
         ("step,reward\n1,-1e308\n", r"'-1e308'; it must be in \[-1e30, 1e30\]"),
         ("step,reward\n1e308,1\n", "line 2: env_steps is '1e308'; it must be in"),
     ],
@@ -246,6 +246,13 @@ def test_what_decides_what_is_learned_tells_runs_apart(tmp_path):
     }
     usual = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
     assert run_files.TEACHING.items() <= usual.items()
+
+
+def test_a_row_that_is_cut_off_is_no_other_run(tmp_path):
+    table = write_run(tmp_path / "run") / "eval.csv"
+    table.write_text(table.read_text() + "300,7\n")
+    with pytest.raises(ResultsError, match=r"eval.csv, line 5 has 2 of 10 columns; is"):
+        results.read([tmp_path])
 
 
 def test_wrong_places_are_one_sentence(tmp_path):

@@ -219,9 +219,10 @@ def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_second_ctrl_c_interrupts() -> None:
+def test_a_second_ctrl_c_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), GracefulStop():
         signal.raise_signal(signal.SIGINT)
+        assert "Ctrl-C again leaves at once" in capfd.readouterr().err
         signal.raise_signal(signal.SIGINT)
 
 

@@ -176,8 +176,25 @@ def test_another_configuration_is_refused_by_name(finished):
     with pytest.raises(ValueError, match="has another configuration") as error:
         train(folder, seed=1)
     assert "train.seed was 0 and is 1" in str(error.value)
-    with pytest.raises(ValueError, match=r"agent\.horizon was 2 and is 3"):
+    with pytest.raises(ValueError, match=r"train\.settings\.horizon was 2 and is 3"):
         train(folder, settings=TINY | {"horizon": 3})
+
+
+def test_of_many_differences_the_first_are_named(finished):
+    folder, _, _ = finished
+    with pytest.raises(
+        ValueError, match=r"or choose another --run-dir \(train"
+    ) as error:
+        train(folder, settings={})
+    assert str(error.value).count("train.settings.") == launch.MOST_TOLD
+    assert re.search(r"; and \d+ more\)$", str(error.value))
+
+
+def test_a_training_that_learns_nothing_is_told_beforehand(finished, tmp_path):
+    assert "random actions for the first 40 env steps" in told(finished[2])
+    assert "nothing will be learned" not in told(finished[2])
+    _, screen = train(tmp_path / "run", steps=20)
+    assert "nothing will be learned in 20 env steps: give more --steps" in told(screen)
 
 
 def test_a_command_that_failed_can_be_mended(tmp_path):

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
+import planprior
+
 DESCRIPTION = "Train and run planning agents whose planner is their prior."
 
 
@@ -78,6 +80,9 @@ def run(arguments: Sequence[str]) -> int:
     from planprior.checked import find
 
     arguments = [*arguments] or ["--help"]
+    if arguments == ["--version"]:
+        print(f"planprior {planprior.__version__}")
+        return 0
     if arguments[0].startswith("-"):
         return parse(arguments)  # --help, which ends here, or a mistake
     command: Command = find(commands(), arguments[0], "command")

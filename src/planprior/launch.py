@@ -21,6 +21,9 @@ from planprior.saving import Saving, Start
 from planprior.sinks import Sink, TensorBoard, WeightsAndBiases
 from planprior.sweep import Member
 
+MOST_TOLD = 5
+"""Differences between two configurations that are named one by one."""
+
 PORTABLE = ("format", "spec", "agent", "hypers", "members")
 """Parts of `config.json` that checkpoints hold as well."""
 
@@ -116,9 +119,13 @@ def _stored(folder: Path, experiment: Experiment) -> dict[str, Any]:
         made = {"machine": old.pop("machine", {}), "resumed": old.pop("resumed", [])}
         different = experiments.differences(old, new)
         if different:
+            # What was asked for comes first, then what follows from it.
+            different.sort(key=lambda text: not text.startswith("train."))
+            shown, more = different[:MOST_TOLD], len(different) - MOST_TOLD
+            shown += [f"and {more} more"] if more > 0 else []
             raise ValueError(
-                f"run folder {folder} has another configuration "
-                f"({'; '.join(different)}); repeat its own, or choose another --run-dir"
+                f"run folder {folder} has another configuration; repeat its own, or "
+                f"choose another --run-dir ({'; '.join(shown)})"
             )
     else:
         made = {"machine": runtime.describe(), "resumed": []}
@@ -267,6 +274,13 @@ def _introduce(
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
     ]
+    random = experiment.seed_decisions * spec.action_repeat
+    lines.append(f"random actions for the first {random:,} env steps")
+    if train.steps < random:
+        lines.append(
+            f"nothing will be learned in {train.steps:,} env steps: give more --steps, "
+            "or fewer --seed-steps"
+        )
     if population.placement.available > 1:
         lines.append(population.placement.describe())
     if experiment.proposed:

@@ -195,7 +195,13 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         columns = reader.fieldnames or ()
         names = _names(columns, path)
         swept = _swept(columns) if _is_own(path) else ()
-        for row in reader:
+        for line, row in enumerate(reader, start=2):
+            if None in row.values():
+                there = sum(value is not None for value in row.values())
+                raise ResultsError(
+                    f"{path}, line {line} has {there} of {len(columns)} columns; is "
+                    "the file cut off?"
+                )
             told = {name: row[column] or "" for name, column in names.items()}
             if swept:
                 told["swept"] = " ".join(f"{name}={row[name]}" for name in swept)
@@ -244,7 +250,7 @@ def _swept(columns: Sequence[str]) -> list[str]:
 
 
 def _number(row: Mapping[str, str | None], name: str, path: Path, line: int) -> float:
-    text = row.get(name) or ""  # None where the row is too short
+    text = row.get(name) or ""  # None where the row of a values.csv is too short
     try:
         value = float(text)
     except ValueError:

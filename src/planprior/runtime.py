@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -265,7 +265,8 @@ def _advice(where: str, error: Exception) -> str:
 class GracefulStop:
     """Turns Ctrl-C and SIGTERM into a flag, for a loop that ends its step and saves.
 
-    A second Ctrl-C raises `KeyboardInterrupt`, for whoever cannot wait. Outside the
+    A second Ctrl-C raises `KeyboardInterrupt`, for whoever cannot wait; the first says
+    so. Outside the
     main thread, where Python allows no signal handlers, the flag is never set.
 
     Example:
@@ -299,6 +300,10 @@ class GracefulStop:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+        if number == signal.SIGINT:
+            # Not by a stream, which the handler may have interrupted amid writing.
+            with suppress(OSError):
+                os.write(2, b"\nstopping and saving; Ctrl-C again leaves at once\n")
 
 
 # One process per run folder.

@@ -37,6 +37,9 @@ POOLS = ("envpool",)
 """What may step a task's environments instead of its own simulator."""
 
 # Files of this folder that are no suites.
+NEAR = 0.6
+"""Likeness of names from which on one is taken for a slip of the other."""
+
 _OTHERS = {
     *("base", "check", "device", "envpool", "generator", "options", "own", "pool"),
     *("process", "registry", "rows", "spaces", "vector", "worker"),
@@ -241,7 +244,14 @@ def _unknown(task: str) -> ValueError:
     }
     bare = _plain(bare)
     nearest = difflib.get_close_matches(bare, known, n=1, cutoff=0.0)[0]
-    return ValueError(f"task {task!r} is unknown; the nearest is {known[nearest]!r}")
+    why = ""
+    if given and given not in _suites():
+        why = (
+            f": {given!r} is no suite, and no module in {os.getcwd()} or on PYTHONPATH"
+        )
+    near = difflib.SequenceMatcher(None, bare, nearest).ratio() >= NEAR
+    hint = f"the nearest is {known[nearest]!r}" if near else "see: planprior list tasks"
+    return ValueError(f"task {task!r} is unknown{why}; {hint}")
 
 
 def _is_module(name: str) -> bool:
