@@ -325,6 +325,25 @@ def test_an_environment_that_is_bound_to_break_is_not_gone_on_with(tmp_path):
     assert [row["step"] for row in evaluations(folder)] == ["80", "160"]
 
 
+def test_an_evaluation_that_is_bound_to_break_is_left_out(tmp_path, monkeypatch):
+    folder, evaluate = tmp_path / "run", training.evaluation.evaluate
+
+    def break_at_80(*args, count, **options):
+        if count == training._mix(1, 40):
+            raise EnvError("toys:steady has diverged", 0)
+        return evaluate(*args, count=count, **options)
+
+    monkeypatch.setattr(training.evaluation, "evaluate", break_at_80)
+    sentence = "at 80 env steps broke: toys:steady has diverged; the same command goes"
+    with pytest.raises(EnvError, match=sentence):
+        train(folder, "toys:steady")
+    # The episodes in which it collects are well.
+    assert read_meta(Checkpoints(folder / "checkpoints").path(80))["episodes"]
+    result, _ = train(folder, "toys:steady")
+    assert result.finished
+    assert [row["step"] for row in evaluations(folder)] == ["160"]
+
+
 def test_episodes_too_short_to_learn_from_are_one_sentence(tmp_path):
     sentence = r"no episode of toys:brief so far lasted horizon = 3 decisions"
     with pytest.raises(training.TrainingError, match=sentence):

@@ -38,6 +38,10 @@ class TrainingError(RuntimeError):
     """A training that cannot go on, in one sentence."""
 
 
+class EvaluationError(EnvError):
+    """An environment that evaluates broke; those that collect are well."""
+
+
 class Tools(NamedTuple):
     """What a training uses and does not own.
 
@@ -185,19 +189,22 @@ class Training:
         try:
             return self._run()
         except (EnvError, WorkerError) as error:
+            if isinstance(error, EvaluationError):
+                self._save_after(error, episodes=True)
+                raise
             if isinstance(error, EnvError):
                 self._name_member(error, self.tools.pool)
             # A worker's end leaves the episodes that a checkpoint of this step has. An
             # environment that broke would break again, if they were gone on with.
             anew = self.counters.decisions > self._saved[0]
             if self.counters.decisions and (anew or isinstance(error, EnvError)):
-                self._save_after(error)
+                self._save_after(error, episodes=False)
             raise
 
-    def _save_after(self, error: EnvError | WorkerError) -> None:
+    def _save_after(self, error: EnvError | WorkerError, *, episodes: bool) -> None:
         """Save what was learned before an environment broke, which is what to tell."""
         try:
-            self.save(episodes=False)
+            self.save(episodes=episodes)
         except (OSError, ValueError, RuntimeError) as failed:
             error.args = (f"{error}; nor could what was learned be saved: {failed}",)
 
@@ -495,7 +502,12 @@ class Training:
             )
         except EnvError as error:
             self._name_member(error, pool)
-            raise
+            # It would break at the same step for ever: agents and seeds are the same.
+            self.counters.evaluated_at = self.env_steps
+            raise EvaluationError(
+                f"the evaluation at {self.env_steps} env steps broke: {error}; the "
+                "same command goes on without it"
+            ) from error
 
 
 def _mix(*numbers: int) -> int:
