@@ -186,13 +186,11 @@ def update_with(
     going &= all_finite(metrics)
     if learn_policy:
         zs = jax.lax.stop_gradient(zs)
+        plans, mask = fill_plans(batch, config.prior)
         if config.terminations == "learned":
-            acted = ~batch.over
-            batch = dataclasses.replace(batch, has_plan=batch.has_plan & acted)
-            plans, mask = fill_plans(batch, config.prior)
-            mask &= acted
-        else:
-            plans, mask = fill_plans(batch, config.prior)
+            mask &= ~batch.over
+            planned = batch.has_plan & ~batch.over
+            batch = dataclasses.replace(batch, has_plan=planned)
         state, prior_metrics = update_prior(
             state, zs, plans, mask, hypers, config, going
         )

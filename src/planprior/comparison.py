@@ -158,6 +158,26 @@ def panel(groups: Mapping[str, Sequence[Run]], rivals: Sequence[Curve]) -> list[
     return [results.summarise(of, method=label) for label, of in own.items()] + others
 
 
+def panels(
+    groups: Mapping[tuple[str, str], Sequence[Run]],
+    compared: Mapping[tuple[str, str], Sequence[Comparison]],
+) -> dict[str, list[Curve]]:
+    """The curves of every task: `panel` of its runs and of all they are compared with.
+
+    Args:
+        groups: Runs at hand, by task and label.
+        compared: Their comparisons, by the same.
+    """
+    own: dict[str, dict[str, Sequence[Run]]] = {}
+    rivals: dict[str, list[Curve]] = {}
+    for (task, label), runs in groups.items():
+        own.setdefault(task, {})[label] = runs
+        others = rivals.setdefault(task, [])
+        found = [one.theirs for one in compared[task, label]]
+        others += [curve for curve in found if curve not in others]
+    return {task: panel(of, rivals[task]) for task, of in own.items()}
+
+
 def compare(
     runs: Sequence[Run],
     rivals: Sequence[Curve],

@@ -15,7 +15,7 @@ import numpy as np
 
 from planprior import comparison, figures, plots, results, run_plots
 from planprior.comparison import Comparison
-from planprior.results import Curve, Run
+from planprior.results import Run
 from planprior.tables import flattened
 
 _Groups = Mapping[tuple[str, str], Sequence[Run]]
@@ -197,14 +197,7 @@ def _curves(
     groups: _Groups,
     compared: Mapping[tuple[str, str], Sequence[Comparison]],
 ) -> str:
-    own: dict[str, dict[str, Sequence[Run]]] = {}
-    rivals: dict[str, list[Curve]] = {}
-    for (task, label), runs in groups.items():
-        own.setdefault(task, {})[label] = runs
-        others = rivals.setdefault(task, [])
-        found = [one.theirs for one in compared[task, label]]
-        others += [curve for curve in found if curve not in others]
-    panels = {task: comparison.panel(of, rivals[task]) for task, of in own.items()}
+    panels = comparison.panels(groups, compared)
     page = _figure(plots.learning_curves(panels), "Return against environment steps.")
     timed: dict[str, dict[str, Sequence[Run]]] = {}
     for (task, label), runs in groups.items():

@@ -266,8 +266,8 @@ class GracefulStop:
     """Turns Ctrl-C and SIGTERM into a flag, for a loop that ends its step and saves.
 
     A second Ctrl-C raises `KeyboardInterrupt`, for whoever cannot wait; the first says
-    so. Outside the
-    main thread, where Python allows no signal handlers, the flag is never set.
+    so. Outside the main thread, where Python allows no signal handlers, the flag is
+    never set.
 
     Example:
         with GracefulStop() as stop:

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 if TYPE_CHECKING:
     from planprior.comparison import Comparison
     from planprior.intervals import Estimate
-    from planprior.results import Curve, Run
+    from planprior.results import Run
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,8 @@ def _compare(runs: "list[Run]", label: str, options: Compare) -> "list[Compariso
 def _draw(found: Any, groups: Any, output: Path) -> None:
     from planprior import comparison, figures, plots
 
-    own: dict[str, dict[str, list[Run]]] = {}
-    rivals: dict[str, list[Curve]] = {}
-    for ((task, label), runs), (_, comparisons) in zip(
-        groups.items(), found, strict=True
-    ):
-        own.setdefault(task, {})[label] = runs
-        others = rivals.setdefault(task, [])
-        others += [c.theirs for c in comparisons if c.theirs not in others]
-    panels = {task: comparison.panel(of, rivals[task]) for task, of in own.items()}
+    made = (comparisons for _, comparisons in found)
+    panels = comparison.panels(groups, dict(zip(groups, made, strict=True)))
     figures.save(plots.learning_curves(panels), output)
 
 

@@ -1,6 +1,6 @@
 """`planprior plot`: figures of runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from planprior.results import Run
+    from planprior.results import Curve, Run
 
 Kind = Literal["curves", "time", "aggregate", "efficiency", "sweep", "diagnostics"]
 
@@ -85,21 +85,12 @@ def _of_method(runs: "list[Run]", method: str) -> "list[Run]":
 
 
 def _curves(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import comparison, plots, results
+    from planprior import plots, results
 
     rng = np.random.default_rng(options.seed)
     panels: dict[str, list[results.Curve]] = {}
     singles: dict[str, list[Run]] = {}
-    for task, groups in _by_task(runs).items():
-        rivals = []
-        if options.against:
-            known = results.published(task, options.published)
-            rivals = comparison.choose(known, options.against, task)
-        own, shown = comparison.on_one_axis(groups, rivals)
-        left_out = [c.label for c in rivals if c not in shown]
-        _tell_left_out(
-            task, [*left_out, *(label for label in groups if label not in own)]
-        )
+    for task, own, shown in _scored_alike(runs, options):
         for label, of in own.items():
             curve = results.summarise(of, method=label)
             if options.interval == "bootstrap":
@@ -108,6 +99,27 @@ def _curves(runs: "list[Run]", options: Plot) -> Any:
             singles.setdefault(task, []).extend(of)
         panels[task] += shown
     return plots.learning_curves(panels, singles if options.singles else {})
+
+
+def _scored_alike(
+    runs: "list[Run]", options: Plot
+) -> "Iterator[tuple[str, dict[str, list[Run]], list[Curve]]]":
+    """Each task with its runs by label and the published curves asked for.
+
+    Whoever has no measure in common with the others is left out, and said to be.
+    """
+    from planprior import comparison, results
+
+    for task, groups in _by_task(runs).items():
+        rivals = []
+        if options.against:
+            known = results.published(task, options.published)
+            rivals = comparison.choose(known, options.against, task)
+        own, shown = comparison.on_one_axis(groups, rivals)
+        left_out = [c.label for c in rivals if c not in shown]
+        left_out += [label for label in groups if label not in own]
+        _tell_left_out(task, left_out)
+        yield task, own, shown
 
 
 def _by_task(runs: "list[Run]") -> "dict[str, dict[str, list[Run]]]":
@@ -145,21 +157,14 @@ def _groups(
 
     All of a task are scored alike.
     """
-    from planprior import comparison, results
+    from planprior import results
 
     if options.against and options.published is None:
         raise ValueError(
             "against needs --published for this kind: means alone cannot be resampled"
         )
     groups: dict[tuple[str, str], list[Run]] = {}
-    for task, of in _by_task(runs).items():
-        rivals = []
-        if options.against:
-            known = results.published(task, options.published)
-            rivals = comparison.choose(known, options.against, task)
-        own, shown = comparison.on_one_axis(of, rivals)
-        left_out = [c.label for c in rivals if c not in shown]
-        _tell_left_out(task, [*left_out, *(label for label in of if label not in own)])
+    for task, own, shown in _scored_alike(runs, options):
         groups |= {(task, label): same for label, same in own.items()}
         wanted = {c.label for c in shown}
         folder = options.published
