@@ -16,12 +16,16 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).lstrip()
 import conftest  # noqa: F401, I001
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from planprior.device_loop import Given, Loop, Place, timetable
+from planprior.envs.device import DevicePool
 from planprior.placement import Placement
 from planprior.saving import Saving
-from planprior.schedule import Counters
+from planprior.schedule import Counters, Schedule
 from test_population import ENVS, build, collect
+from toys_device import Aim, Brittle
 
 MEMBERS = [0, 1, 2, 3]
 SEEDS, WEIGHTS = (3, 4, 5, 6), (0.2, 0.7, 0.5, 0.9)
@@ -84,6 +88,25 @@ def restore(folder, pop):
     return saving.load_agents(start, pop.init()), saving.load_replay(start, 50, empty)
 
 
+def broken():
+    """Decisions and rows of each member when an environment of the third has broken."""
+    pop = build(SEEDS, WEIGHTS, "tdmpc2", spec=Aim.spec)
+    pool = DevicePool(Brittle(), ENVS * len(MEMBERS), 0)
+    first = pool.reset().reshape(len(MEMBERS), ENVS, -1)
+    draw = jnp.where(jnp.arange(len(first) * ENVS)[:, None] == 5, 1.0, 0.0)
+    state = pool.envs.state | {"draw": jnp.broadcast_to(draw, (len(draw), 2))}
+    envs = pool.envs._replace(state=state)
+    start, fault = jnp.ones(first.shape[:2], bool), jnp.zeros(len(MEMBERS), jnp.int32)
+    place = Place(envs, pop.cold_start(), start, fault)
+    counters = Counters()
+    table = timetable(Schedule(ENVS, 2, 1000, 1.0, 0), counters, 9)
+    _, replay, _, record = Loop(pool.env, pop.programs, 1, False).run(
+        pop.init(), pop.begin(pop.init_replay(), first), place,
+        Given(pop.hypers, pop.keys, pool.keys), table, 9, counters,
+    )  # fmt: skip
+    return [np.asarray(x).ravel().tolist() for x in (record.made, replay.total)]
+
+
 def main(folder: Path) -> None:
     one, two, four = build_on(1), build_on(2), build_on(None)
     spread = learn(four)
@@ -99,6 +122,7 @@ def main(folder: Path) -> None:
     found["gone_on"] = difference(gone_on, go_on(one, *on_one))
     run = four.programs
     found["programs"] = [p._cache_size() for p in (run.update, run.act, run.add)]
+    found["broken"] = broken()
     found["said"] = [Placement(n).describe() for n in (1, 6, 8)]
     print(json.dumps(found))
 

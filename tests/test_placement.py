@@ -45,6 +45,12 @@ def test_one_program_each(found):
     assert found["programs"] == [1, 1, 1]
 
 
+def test_all_members_stop_where_an_environment_of_one_breaks(found):
+    decisions, rows = found["broken"]
+    assert decisions == [5] * 4
+    assert len(set(rows)) == 1
+
+
 def test_what_is_said_of_devices(found):
     assert found["said"] == [
         "1 member on 1 of 4 devices, 1 on each: 4 would not share 1 equally",

@@ -17,12 +17,12 @@ ENVS = 2
 SEEDS, WEIGHTS = (3, 4), (0.2, 0.7)
 
 
-def build(seeds, weights, method="pompc", **options):
-    config, hypers = methods.make(method, SPEC, "tiny")
+def build(seeds, weights, method="pompc", spec=SPEC, **options):
+    config, hypers = methods.make(method, spec, "tiny")
     config, hypers = settings.apply(config, hypers, TINY)
     each = [dataclasses.replace(hypers, prior_weight=w) for w in weights]
     sizes = {"num_envs": ENVS, "capacity": 100}
-    return Population(SPEC, config, seeds, each, **sizes, **options)
+    return Population(spec, config, seeds, each, **sizes, **options)
 
 
 def test_compiler_options_that_xla_does_not_know_are_left_out():

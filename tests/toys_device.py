@@ -66,6 +66,16 @@ class Broken(Aim):
         return state, reply._replace(reward=reward)
 
 
+class Brittle(Broken):
+    """Its reward is NaN from the sixth step on, where the draw is above a half."""
+
+    def step(self, state, action):
+        _, sound = Aim.step(self, state, action)
+        state, broken = super().step(state, action)
+        reward = jnp.where(state["draw"][0] > 0.5, broken.reward, sound.reward)
+        return state, sound._replace(reward=reward)
+
+
 class FuseState(eqx.Module):
     """As Brax has it."""
 

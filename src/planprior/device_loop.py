@@ -299,7 +299,8 @@ class Loop:
             self._env, at.place.envs, action, fixed.given.env_keys
         )
         step = jax.tree.map(lambda x, like: x.astype(like.dtype), step, at.last)
-        broken = self._is_broken(step)
+        # All stop at the same decision: their counters are one.
+        broken = self._programs.placement.anywhere(self._is_broken(step))
         # The second always holds; but it is known only after the learner has read the
         # replay, or the compiler might write first and let it read from a copy.
         kept = ~broken & (learner.updates >= 0)

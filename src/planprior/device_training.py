@@ -68,8 +68,7 @@ class DeviceTraining(Training):
         self._warm_start, self._reset = place.warm_start, place.reset
         self._note(record, table.calls, table.random)
         self._fault = place.fault
-        # Devices that carry other members go on where an environment of one breaks.
-        self.counters.updates = int(record.updates.max())
+        self.counters.updates = int(record.updates[0])
         self._pool.settle(place.envs, record.last)
         self._adapt(time.monotonic() - began)
 
@@ -96,7 +95,7 @@ class DeviceTraining(Training):
     def _note(self, record: Record, calls: np.ndarray, random: np.ndarray) -> None:
         """Count and log what was done, decision by decision."""
         counters, shares = self.counters, None
-        before, made = counters.seconds, int(record.made.max())
+        before, made = counters.seconds, int(record.made[0])
         self._count_seconds()
         each = (counters.seconds - before) / max(made, 1)
         for i in range(made):

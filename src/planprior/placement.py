@@ -1,8 +1,9 @@
 """Which device carries which members: each as many as the others, side by side.
 
-Each device runs a population's programs on its own members, as if there were no others,
-and devices never wait for each other within one. What a member does cannot depend on
-how many devices there are, therefore, and a training may go on with another number.
+Each device runs a population's programs on its own members, as if there were no others;
+within one, devices wait for each other only to learn whether all can go on
+(`Placement.anywhere`). What a member does cannot depend on how many devices there are,
+therefore, and a training may go on with another number.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool
 
 AXIS = "members"
 Tree = TypeVar("Tree")
@@ -63,6 +65,12 @@ class Placement:
     def put(self, tree: Tree) -> Tree:
         """Bring arrays [P, …] to their devices; none moves that is there already."""
         return tree if self.sharding is None else jax.device_put(tree, self.sharding)
+
+    def anywhere(self, flag: Bool[Array, ""]) -> Bool[Array, ""]:
+        """Whether a flag is up on any of the devices, within a compiled program."""
+        if self.sharding is None:
+            return flag
+        return jax.lax.pmax(flag.astype("int32"), AXIS) > 0
 
     def compile(
         self,
