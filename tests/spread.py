@@ -94,8 +94,10 @@ def broken():
     pool = DevicePool(Brittle(), ENVS * len(MEMBERS), 0)
     first = pool.reset().reshape(len(MEMBERS), ENVS, -1)
     draw = jnp.where(jnp.arange(len(first) * ENVS)[:, None] == 5, 1.0, 0.0)
-    state = pool.envs.state | {"draw": jnp.broadcast_to(draw, (len(draw), 2))}
-    envs = pool.envs._replace(state=state)
+    envs = pool.envs
+    assert envs is not None
+    state = envs.state | {"draw": jnp.broadcast_to(draw, (len(draw), 2))}
+    envs = envs._replace(state=state)
     start, fault = jnp.ones(first.shape[:2], bool), jnp.zeros(len(MEMBERS), jnp.int32)
     place = Place(envs, pop.cold_start(), start, fault)
     counters = Counters()
