@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from planprior import checkpoint, tensorfile
+from planprior import checkpoint, portable, tensorfile
 from planprior.acting import find_checkpoint
 from planprior.checkpoint import (
     CheckpointError,
@@ -617,3 +617,16 @@ def test_text_and_json_are_replaced_whole(tmp_path: Path) -> None:
         write_json_atomic(path, float("inf"))
     assert json.loads(path.read_text()) == {"a": [1, None]}
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_folder_of_runs_is_no_run_and_names_them(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"is no run; choose .* in it: a, b$"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_run_is_no_agent_folder_and_can_be_exported(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="is no agent folder; make one with: pla"):
+        portable.load(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 import planprior
 from command_line import run
+from planprior import cli, settings
 from toys import TINY
 
 
@@ -68,6 +69,23 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
         (["train", "x", "overlap=off"], "overlap is 'off'; it is a switch: --overlap "),
         (["eval", "x", "--json=on"], "it is a switch: --json or --no-json"),
         (["train", "--task", "cartpole-swngup"], "task 'cartpole-swngup' is unknown"),
+        (
+            ["train", "x", "--steps", "0"],
+            "planprior: --steps is 0; it must be at least",
+        ),
+        (
+            ["train", "toys:aim", "--lambda", "-1"],
+            "prior.lambda is -1.0; it must be at",
+        ),
+        (["train", "toys:aim", "--prior-weight", "2"], ": --prior-weight is 2.0; it m"),
+        (
+            ["train", "toys:aim", "num_samples=0"],
+            "planprior: planner.num_samples is 0;",
+        ),
+        (["train", "toys:aim", "lr=-1"], "planprior: learning_rate is -1.0; it must"),
+        (["train", "x", "exp_name=a"], "exp_name is no option here; it is --run-dir F"),
+        (["train", "--env-id=x"], "env_id is no option here; it is the first word"),
+        (["list", "tasks", "--like", "zz"], "like is 'zz', which is in no name of tas"),
         (["train", "--task"], "task has no value; it is the first word"),
         (["train", "toys:aim,foo=1"], "has the option 'foo'; it must be one of action"),
         (["bench", "toys:aim,foo=1"], "has the option 'foo'; it must be one of action"),
@@ -120,6 +138,14 @@ def test_list_shows_what_there_is(what, names, monkeypatch, capsys):
     assert status == 0
     for name in names:
         assert name in out
+
+
+def test_fields_are_named_as_options():
+    """Every part of the configuration is named by its section."""
+    for setting in settings.table().values():
+        owner = setting.section.capitalize() + "Config"
+        named = cli._as_options(f"{owner}.{setting.field} is 3")
+        assert named == f"{setting.name} is 3"
 
 
 def test_help_is_for_newcomers(monkeypatch, capsys):

@@ -59,6 +59,17 @@ def test_published_curves_are_chosen_by_name():
         comparison.choose([], ["BMPC"], "my-task")
 
 
+def test_a_seed_that_ends_early_is_named(tmp_path):
+    lines = ["task,step,return,seed"]
+    lines += [f"t,{step},1,0" for step in (100, 200, 300)]
+    table = tmp_path / "mine.csv"
+    table.write_text("\n".join([*lines, "t,100,2,7"]))
+    runs = results.read([table])
+    told = "budgets end at 100 env steps, where seed 7 ends; others go on to 300"
+    assert comparison.cut_short(runs) == told
+    assert comparison.cut_short(runs[:1]) == ""
+
+
 def test_returns_and_success_rates_share_no_axis(tmp_path):
     """Meta-World is published as success rates, which our runs know beside returns."""
     lines = ["task,method,step,return,success,seed"]

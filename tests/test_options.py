@@ -187,6 +187,7 @@ def test_a_wrong_option_is_one_sentence(arguments, message):
         ({"updates_per_step": 0.0}, "updates_per_step is 0.0; it must be in"),
         ({"workers": "-1"}, "workers is '-1'; it must be 'auto' or a number"),
         ({"lam": 1.0, "prior_weight": 0.5}, "left out beside prior_weight"),
+        ({"init_from": ""}, "init_from is ''; it must be a folder, or left out"),
     ],
 )
 def test_a_wrong_training_is_one_sentence(change, message):

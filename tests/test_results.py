@@ -52,6 +52,22 @@ def test_a_population_is_as_many_runs_as_members(tmp_path):
     ]  # fmt: skip
 
 
+def test_another_task_is_told_what_there_is(tmp_path):
+    folder = write_run(tmp_path / "run")
+    sentence = r"run has no evaluations of dgo-run; it has those of dog-run$"
+    with pytest.raises(ResultsError, match=sentence):
+        results.read([folder], task="dgo-run")
+
+
+def test_weights_have_as_many_digits_as_tell_them_apart(tmp_path):
+    def named(*weights):
+        folder = write_run(tmp_path / str(weights[0]), weights=weights)
+        return [label for _, label in results.groups(results.read([folder]))]
+
+    assert named(0.00596421, 0.5) == ["pompc w=0.00596", "pompc w=0.5"]
+    assert named(0.12341, 0.12342) == ["pompc w=0.12341", "pompc w=0.12342"]
+
+
 def test_success_is_kept_beside_the_return(tmp_path):
     folder = write_run(tmp_path / "run")
     rows = (folder / "eval.csv").read_text().splitlines()
@@ -148,6 +164,7 @@ def test_tables_of_other_programs(tmp_path):
         ("step,reward\n1,\n", "line 2: returns is ''"),
         ("step,reward\n1,2\n2\n", "line 3 has 1 of 2 columns; is the file cut"),
         ("step,reward\n1,-1e308\n", r"'-1e308'; it must be in \[-1e30, 1e30\]"),
+        ("step,reward\n-1,1\n", "env_steps is '-1'; it must be at least 0"),
         ("step,reward\n1e308,1\n", "line 2: env_steps is '1e308'; it must be in"),
     ],
 )

@@ -205,7 +205,7 @@ def find_checkpoint(path: Path, which: Which = "best") -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path} is no folder; it must be a run or a checkpoint")
     if not (path / "checkpoints").is_dir():
-        return path
+        return _refuse_other_folders(path)
     checkpoints = Checkpoints(path / "checkpoints")
     if isinstance(which, int):
         steps = checkpoints.steps()
@@ -220,6 +220,19 @@ def find_checkpoint(path: Path, which: Which = "best") -> Path:
     if found is None:
         raise CheckpointError(f"{path} has no checkpoint yet")
     return found
+
+
+def _refuse_other_folders(path: Path) -> Path:
+    """Return the folder of a checkpoint; another may be one of runs, which are named.
+
+    Raises:
+        CheckpointError: There are runs in it.
+    """
+    runs = sorted(x.parent.name for x in path.glob("*/checkpoints"))
+    if runs and not (path / "meta.json").exists():
+        named = ", ".join(runs[:3]) + ", …" * (len(runs) > 3)
+        raise CheckpointError(f"{path} is no run; choose one of those in it: {named}")
+    return path
 
 
 def load_population(

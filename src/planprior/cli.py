@@ -214,8 +214,25 @@ def _answered(arguments: Sequence[str]) -> int | str | None:
             raise
         if not isinstance(error, known) and not _is_ours(error):
             raise
-        print(f"planprior: {error}", file=sys.stderr)
+        print(f"planprior: {_as_options(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+
+
+FIELD = r"\b(TrainConfig|Hypers|[A-Z]?[a-z]*Config)\.([a-z_]+)"
+"""Where a sentence names a field as Python does: `TrainConfig.num_envs`."""
+
+
+def _as_options(sentence: str) -> str:
+    """Name fields as the command line does: `--num-envs`, `planner.num_samples`."""
+    return re.sub(FIELD, _option, sentence)
+
+
+def _option(field: re.Match) -> str:
+    owner, name = field.groups()
+    if owner == "TrainConfig" or name == "prior_weight":
+        return "--" + {"lam": "lambda"}.get(name, name).replace("_", "-")
+    section = owner.removesuffix("Config").lower()
+    return name if section in ("", "hypers") else f"{section}.{name}"
 
 
 def _run_and_flush(arguments: Sequence[str]) -> int | str | None:

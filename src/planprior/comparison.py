@@ -257,6 +257,18 @@ def common_budgets(ours: Curve, theirs: Curve) -> list[float]:
     return known[-MOST_BUDGETS:]
 
 
+def cut_short(runs: Sequence[Run]) -> str:
+    """A sentence where a seed ends before others, and with it the curve; or nothing."""
+    ends = sorted((float(run.env_steps[-1]), run.seed) for run in runs)
+    (first, seed), (last, _) = ends[0], ends[-1]
+    if first == last:
+        return ""
+    return (
+        f"budgets end at {first:,.0f} env steps, where seed {seed} ends; others go on "
+        f"to {last:,.0f}"
+    )
+
+
 def protocol(run: Run) -> str:
     """How the evaluations of a run at hand were made, as far as its folder says."""
     config = results.read_config(Path(run.path).parent)

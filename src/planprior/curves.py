@@ -3,7 +3,7 @@
 Everything here counts environment steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -247,13 +247,20 @@ def _telling(run: Run, same: Sequence[Run]) -> list[str]:
     parts = []
     weights = {r.prior_weight for r in same}
     if run.prior_weight is not None and len(weights) > 1:
-        parts.append(f"w={run.prior_weight:g}")
+        parts.append(f"w={_short(run.prior_weight, weights)}")
     for name in ("swept", "size", "num_envs", "settings", "source"):
         values = {r.details.get(name, "") for r in same}
         own = run.details.get(name, "")
         if len(values) > 1 and own:
             parts.append(SHOWN_AS.get(name, "{}").format(own))
     return parts
+
+
+def _short(weight: float, weights: Set[float | None]) -> str:
+    """A prior weight in three digits, if that tells it from the others."""
+    known = [w for w in weights if w is not None]
+    told_apart = len({f"{w:.3g}" for w in known}) == len(known)
+    return f"{weight:.3g}" if told_apart else f"{weight:g}"
 
 
 def groups(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:

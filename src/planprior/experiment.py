@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -131,6 +131,7 @@ class TrainConfig(Checked):
         require(0 < rate <= 64, owner, "updates_per_step", rate, "in (0, 64]")
         minutes = self.save_minutes
         require(minutes > 0, owner, "save_minutes", minutes, "above 0")
+        require(self.init_from != "", owner, "init_from", "", "a folder, or left out")
         both = self.prior_weight is not None and self.lam is not None
         require(not both, owner, "lam", self.lam, "left out beside prior_weight")
         number = self.workers == "auto" or self.workers.isdecimal()
@@ -140,7 +141,10 @@ class TrainConfig(Checked):
 
     def _settle_sweeps(self) -> None:
         """Make tuples of sweeps, and single values of those that are none."""
-        owner, seeds = type(self).__name__, tuple(self.seeds)
+        owner, seeds = type(self).__name__, self.seeds
+        several = isinstance(seeds, Iterable) and not isinstance(seeds, str)
+        require(several, owner, "seeds", seeds, "several whole numbers, like (0, 1)")
+        seeds = tuple(seeds)
         for name in ("prior_weight", "lam"):
             settled = sweep.one_or_several(owner, name, getattr(self, name))
             object.__setattr__(self, name, settled)

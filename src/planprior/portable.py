@@ -89,7 +89,8 @@ def load(folder: str | Path) -> Actor:
         CheckpointError: It is damaged, foreign, or of a newer format.
     """
     folder = Path(folder)
-    meta = checkpoint.read_meta(folder)
+    is_run = (folder / "checkpoints").is_dir()
+    meta = {} if is_run else checkpoint.read_meta(folder)
     if meta.get("kind") != KIND:
         raise CheckpointError(
             f"{folder} is no agent folder; make one with: planprior export RUN agent/"

@@ -101,11 +101,13 @@ def read(
         if table not in begun
         for run in read_table(table, task=task, method=method)
     ]
+    there = sorted({run.task for run in runs})
     runs = [run for run in runs if not task or same_task(run.task, plain_task(task))]
     if not runs:
         where = ", ".join(map(str, paths))
         only = " yet" if len(begun) == len(tables) else f" of {task}" * bool(task)
-        raise ResultsError(f"{where} has no evaluations{only}")
+        others = f"; it has those of {', '.join(there)}" if there else ""
+        raise ResultsError(f"{where} has no evaluations{only}{others}")
     for table in begun:
         warn(f"{table.parent} has no evaluations yet and is left out")
     # One name for a task, whatever tables call it: that of the first.
@@ -255,6 +257,10 @@ def _number(row: Mapping[str, str | None], name: str, path: Path, line: int) -> 
         value = float(text)
     except ValueError:
         value = np.nan
+    if name == "env_steps" and value < 0:
+        raise ResultsError(
+            f"{path}, line {line}: {name} is {_quoted(text)}; it must be at least 0"
+        )
     if not abs(value) <= LARGEST:
         allowed = "a finite number" if not np.isfinite(value) else "in [-1e30, 1e30]"
         raise ResultsError(

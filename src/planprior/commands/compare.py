@@ -100,6 +100,9 @@ def _tell(console: Console, runs: "list[Run]", comparisons: "list[Comparison]") 
         return
     for compared in comparisons:
         console.print(_table(compared))
+    cut = comparison.cut_short(runs)
+    if cut:
+        console.print(f"{cut} (--budgets asks for others)", soft_wrap=True)
     console.print("protocols:")
     told = {comparisons[0].ours.label: [comparison.protocol(first)]}
     told |= {c.theirs.label: results.caveats(c.theirs) for c in comparisons}

@@ -36,8 +36,12 @@ def run(options: List) -> int:
         "settings": _settings,
     }
     wanted = [options.what] if options.what != "all" else list(tables)[:3]
-    for name in wanted:
-        console.print(tables[name](options.like))
+    shown = [tables[name](options.like) for name in wanted]
+    if not any(table.row_count for table in shown):
+        what = "name" if options.what == "all" else f"name of {options.what}"
+        raise ValueError(f"like is {options.like!r}, which is in no {what}")
+    for table in shown:
+        console.print(table)
     if options.what == "all":
         console.print("planprior list settings shows every setting of an agent.")
     return 0

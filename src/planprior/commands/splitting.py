@@ -13,6 +13,17 @@ from planprior.sweep import is_value
 ALIASES = {"eval_freq": "eval_every", "model_size": "size"}
 """TD-MPC2's names for options of `train`."""
 
+ELSEWHERE = {
+    **dict.fromkeys(("exp_name", "work_dir", "logdir"), "--run-dir FOLDER"),
+    **dict.fromkeys(("total_timesteps", "num_timesteps"), "--steps (env steps)"),
+    **dict.fromkeys(("env", "env_id", "env_name"), "the first word, the task"),
+    **dict.fromkeys(("enable_wandb", "wandb_project", "track"), "--wandb PROJECT"),
+    "checkpoint": "--init-from FOLDER",
+    "mpc": "planprior eval --mode policy, to act without planning",
+    "save_video": "planprior eval --video FILE",
+}
+"""What options of TD-MPC2, CleanRL, Brax and others are here, where no value fits."""
+
 SEVERAL = ("seeds", "prior_weight", "lambda")
 """Options of `train` that may have several values."""
 
@@ -92,6 +103,8 @@ def split_settings(
                     rest.append(_values(todo))
                 elif plain.removeprefix("no_") not in switches:
                     rest.append(todo.pop(0))  # as it is: `--run-dir runs/lr=3e-4`
+        elif plain in ELSEWHERE:
+            raise ValueError(f"{plain} is no option here; it is {ELSEWHERE[plain]}")
         else:
             full = settings.find(name, others=sorted(options)).name
             if full in found:
