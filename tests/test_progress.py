@@ -70,6 +70,22 @@ def test_a_training_outlives_whoever_read_its_display() -> None:
     assert (made.returncode, made.stderr) == (0, b"done\n")
 
 
+def test_random_steps_tell_nothing_of_how_long_the_others_take() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Progress(
+        1000, learns_from=100, console=Console(file=stream), clock=clock, every=1.0
+    ) as progress:
+        for step, seconds in ((50, 1), (100, 1), (110, 30), (120, 5)):
+            clock.now += seconds
+            progress.update(step)
+    assert stream.getvalue().splitlines() == [
+        "step 50 of 1000 (5%)",
+        "step 100 of 1000 (10%) | speed 50.0 env steps/s",
+        "step 110 of 1000 (11%)",
+        "step 120 of 1000 (12%) | speed 2.0 env steps/s | left 7 min 20 s",
+    ]
+
+
 def test_an_evaluation_is_shown_at_once() -> None:
     clock, stream = Clock(), io.StringIO()
     with Progress(100, console=Console(file=stream), clock=clock) as progress:

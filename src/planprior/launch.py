@@ -158,7 +158,12 @@ def _folder(
             sinks=sinks,
             warn=console.print,
         ) as run,
-        Progress(experiment.train.steps, start=step, console=console) as progress,
+        Progress(
+            experiment.train.steps,
+            start=step,
+            learns_from=experiment.seed_decisions * experiment.spec.action_repeat,
+            console=console,
+        ) as progress,
     ):
         yield run, progress
 

@@ -55,6 +55,7 @@ class Progress:
         total: int,
         *,
         start: int = 0,
+        learns_from: int = 0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         every: float = 10.0,
@@ -65,6 +66,8 @@ class Progress:
         Args:
             total: Environment steps at the end.
             start: Environment steps made before, by the run that is resumed.
+            learns_from: Environment steps of random actions: so much faster than all
+                that follow that they tell nothing of how long these take.
             console: Where to write; standard output if None.
             clock: Seconds from any start.
             every: Seconds between plain lines.
@@ -79,7 +82,8 @@ class Progress:
         self._total = total
         self._step = start
         self._past = deque([(clock(), start)])
-        self._begun = False
+        self._begun, self._learns_from = False, learns_from
+        self._learns = start > learns_from
         self._drawn = (clock(), start)
         self._facts: dict[str, str] = {}
         self._pretrained: tuple[float, int] | None = None
@@ -113,8 +117,10 @@ class Progress:
         """
         self._step = step
         now = self._clock()
-        if not self._begun and step > self._past[0][1]:
-            self._begun = True  # the first step compiles, which tells nothing of speed
+        learns = step > self._learns_from
+        if (not self._begun and step > self._past[0][1]) or learns != self._learns:
+            # The first step compiles, which tells nothing of speed.
+            self._begun, self._learns = True, learns
             self._past = deque([(now, step)])
         if now - self._past[-1][0] >= 1.0:
             self._past.append((now, step))
@@ -175,6 +181,7 @@ class Progress:
         facts = {"step": f"{self._step} of {self._total} ({share:.0%})"}
         if speed > 0:
             facts["speed"] = f"{speed:.1f} env steps/s"
+        if speed > 0 and self._learns:
             facts["left"] = _duration(max(self._total - self._step, 0) / speed)
         return facts
 

@@ -338,6 +338,12 @@ class Training:
             stop: Whether to leave the rest.
         """
         at_once, counters = self.schedule.updates_at_once, self.counters
+        if counters.updates == 0 and self._updates_missing(due):
+            self._check_slices()
+            self._reporter.say(
+                f"learning begins with {due} updates on the {self.env_steps} env steps "
+                "so far, as soon as its programs are compiled"
+            )
         with self._shares.section("update"):
             while self._updates_missing(due) and not stop():
                 self._learn(at_once, self.schedule.is_told(logging, counters.updates))
@@ -348,8 +354,6 @@ class Training:
 
     def _learn(self, num_updates: int, tell: bool) -> None:
         counters, population = self.counters, self.population
-        if counters.updates == 0:
-            self._check_slices()
         if self.schedule.reanalyses(counters.updates):
             self.replay = population.reanalyse(
                 self.agents, self.replay, counters.updates
@@ -383,11 +387,6 @@ class Training:
         done, at_once = self.counters.updates, self.schedule.updates_at_once
         if done - at_once >= self.schedule.pretraining:
             return
-        if done == at_once:
-            self._reporter.say(
-                f"pretraining: {due} updates on the {self.env_steps} env steps of "
-                "random actions"
-            )
         jax.block_until_ready(self._metrics)
         self.tools.progress.pretraining(done, self.schedule.pretraining)
         self._save_in_time()
