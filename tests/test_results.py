@@ -68,6 +68,18 @@ def test_weights_have_as_many_digits_as_tell_them_apart(tmp_path):
     assert named(0.12341, 0.12342) == ["pompc w=0.12341", "pompc w=0.12342"]
 
 
+def test_a_mean_is_over_the_same_seeds_all_along():
+    def a(seed, *steps):
+        return results.Run("t", "m", seed, np.array(steps, float), np.ones(len(steps)))
+
+    often, seldom = a("0", 10, 20, 30, 40, 50, 60, 70), a("1", 20, 40, 60)
+    # At 50 the second is near enough to both sides, at 30 it is not.
+    np.testing.assert_array_equal(
+        results.common_grid([often, seldom]), [20, 40, 50, 60]
+    )
+    np.testing.assert_array_equal(results.common_grid([a("0", 1), a("1", 2)]), [1])
+
+
 def test_success_is_kept_beside_the_return(tmp_path):
     folder = write_run(tmp_path / "run")
     rows = (folder / "eval.csv").read_text().splitlines()

@@ -212,19 +212,19 @@ def compare(
 def _row(runs: Sequence[Run], rival: Curve, step: float) -> Row:
     at = results.summarise(runs, np.array([float(step)])).at(step)
     if at is None:
-        known = union_text(runs)
         raise ResultsError(
             f"budget is {step:,.0f} env steps; {runs[0].method} on {runs[0].task} has "
-            f"evaluations {known}"
+            f"evaluations {_span(runs)}"
         )
     theirs = rival.at(step)
     return Row(step, at, theirs, None if theirs is None else difference(at, theirs))
 
 
-def union_text(runs: Sequence[Run]) -> str:
+def _span(runs: Sequence[Run]) -> str:
     """From where to where runs were evaluated, in words."""
-    grid = results.union_grid(runs)
-    return f"from {grid[0]:,.0f} to {grid[-1]:,.0f}"
+    steps = [run.env_steps for run in runs]
+    first, last = min(x[0] for x in steps), max(x[-1] for x in steps)
+    return f"from {first:,.0f} to {last:,.0f}"
 
 
 def cells(row: Row, digits: int) -> list[str]:

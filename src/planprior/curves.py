@@ -166,10 +166,16 @@ def as_metric(runs: Sequence[Run], metric: str) -> list[Run]:
     return found
 
 
-def union_grid(runs: Sequence[Run]) -> Float[np.ndarray, "points"]:
-    """All steps at which any of the runs was evaluated, up to where the first ends."""
+def common_grid(runs: Sequence[Run]) -> Float[np.ndarray, "points"]:
+    """Steps at which a run was evaluated and all tell their value, up to the first end.
+
+    A mean over some seeds here and others there would zigzag. Where there are no such
+    steps, those at which any run was evaluated.
+    """
     steps = np.unique(np.concatenate([run.env_steps for run in runs]))
-    return steps[steps <= min(run.env_steps[-1] for run in runs)]
+    steps = steps[steps <= min(run.env_steps[-1] for run in runs)]
+    known = np.all([covers(run.env_steps, steps) for run in runs], axis=0)
+    return steps[known] if known.any() else steps
 
 
 def summarise(
@@ -182,11 +188,11 @@ def summarise(
 
     Args:
         runs: Its runs.
-        grid: Environment steps; all at which a run was evaluated if None. Steps at
-            which no run has a value are left out.
+        grid: Environment steps; `common_grid` if None. Steps at which no run has a
+            value are left out.
         method: Label; the method's name if empty.
     """
-    grid = union_grid(runs) if grid is None else grid
+    grid = common_grid(runs) if grid is None else grid
     mean, low, high, seeds = mean_intervals(values_at(runs, grid))
     known, first = seeds > 0, runs[0]
     return Curve(

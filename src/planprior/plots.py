@@ -283,7 +283,7 @@ def sample_efficiency(
         rng: Source of the bootstrap.
     """
     every = [run for runs in groups.values() for run in runs]
-    grid = results.union_grid(every)
+    grid = results.common_grid(every)
     if len(grid) > 40:
         grid = grid[np.unique(np.linspace(0, len(grid) - 1, 40).astype(int))]
     points: dict[str, list[tuple[float, Estimate]]] = {}

@@ -9,13 +9,13 @@ from planprior.curves import (
     Run,
     as_metric,
     bootstrapped,
+    common_grid,
     covers,
     group_key,
     groups,
     labels,
     summarise,
     sweeps,
-    union_grid,
     values_at,
 )
 from planprior.published_curves import (
@@ -45,6 +45,7 @@ __all__ = [
     "as_metric",
     "bootstrapped",
     "caveats",
+    "common_grid",
     "covers",
     "curves_of_rows",
     "group_key",
@@ -64,6 +65,5 @@ __all__ = [
     "sources",
     "summarise",
     "sweeps",
-    "union_grid",
     "values_at",
 ]
