@@ -24,6 +24,7 @@ from planprior import launch, training
 from planprior.acting import Agent, NotFiniteError
 from planprior.checkpoint import CheckpointError, Checkpoints, read_meta
 from planprior.envs.base import EnvError
+from planprior.envs.process import WorkerError
 from planprior.experiment import TrainConfig
 from planprior.replay_store import ReplayStore
 from planprior.runtime import GracefulStop
@@ -342,6 +343,25 @@ def test_an_evaluation_that_is_bound_to_break_is_left_out(tmp_path, monkeypatch)
     result, _ = train(folder, "toys:steady")
     assert result.finished
     assert [row["step"] for row in evaluations(folder)] == ["160"]
+
+
+def test_a_worker_that_dies_in_an_evaluation_leaves_the_other_episodes(
+    tmp_path, monkeypatch
+):
+    folder, evaluate, deaths = tmp_path / "run", training.evaluation.evaluate, iter("x")
+
+    def die_once(*args, **options):
+        if next(deaths, None):
+            raise WorkerError("the worker was killed by SIGKILL")
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(training.evaluation, "evaluate", die_once)
+    with pytest.raises(WorkerError, match="killed by SIGKILL"):
+        train(folder, "toys:steady")
+    assert read_meta(Checkpoints(folder / "checkpoints").path(80))["episodes"]
+    result, _ = train(folder, "toys:steady")
+    assert result.finished
+    assert [row["step"] for row in evaluations(folder)] == ["80", "160"]
 
 
 def test_episodes_too_short_to_learn_from_are_one_sentence(tmp_path):

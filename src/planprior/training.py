@@ -507,6 +507,9 @@ class Training:
                 f"the evaluation at {self.env_steps} env steps broke: {error}; the "
                 "same command goes on without it"
             ) from error
+        except WorkerError as error:
+            self._save_after(error, episodes=True)  # which are in other processes
+            raise
 
 
 def _mix(*numbers: int) -> int:
