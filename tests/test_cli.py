@@ -123,6 +123,12 @@ def test_wrong_choices_of_eval(folder, monkeypatch, capsys):
         assert status not in (0, None) and message in err.replace("\n", " ")
 
 
+def test_names_are_found_in_capitals_or_not(monkeypatch, capsys):
+    for like in ("Dog-Ru", "dog-ru"):
+        _, out, _ = run(monkeypatch, capsys, "list", "tasks", "--like", like)
+        assert "dm_control:dog-run" in out and "dog-walk" not in out
+
+
 @pytest.mark.parametrize(
     ("what", "names"),
     [

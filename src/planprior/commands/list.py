@@ -19,7 +19,7 @@ class List:
 
     Attributes:
         what: Which of these: all, tasks, methods, sizes or settings.
-        like: Only names that contain this.
+        like: Only names that contain this, in capitals or not.
     """
 
     what: Positional[Annotated[What, arg(metavar="WHAT")]] = "all"
@@ -36,7 +36,7 @@ def run(options: List) -> int:
         "settings": _settings,
     }
     wanted = [options.what] if options.what != "all" else list(tables)[:3]
-    shown = [tables[name](options.like) for name in wanted]
+    shown = [tables[name](options.like.lower()) for name in wanted]
     if not any(table.row_count for table in shown):
         what = "name" if options.what == "all" else f"name of {options.what}"
         raise ValueError(f"like is {options.like!r}, which is in no {what}")
@@ -59,7 +59,7 @@ def _tasks(like: str) -> Table:
 
     table = _table("task")
     for task in list_tasks():
-        if like in task:
+        if like in task.lower():
             table.add_row(task)
     return table
 
@@ -69,7 +69,7 @@ def _methods(like: str) -> Table:
 
     table = _table("method", "what it is", "source")
     for name, method in METHODS.items():
-        if like in name:
+        if like in name.lower():
             table.add_row(name, method.summary, method.source)
     return table
 
@@ -81,7 +81,7 @@ def _sizes(like: str) -> Table:
         "size", "encoder", "width", "latent", "Q heads", "samples", "iterations"
     )
     for name, size in SIZES.items():
-        if like in name:
+        if like in name.lower():
             net, planner = size.network, size.planner
             numbers = (net.encoder_dim, net.mlp_dim, net.latent_dim, size.num_heads)
             numbers += (planner.num_samples, planner.iterations)
@@ -96,7 +96,7 @@ def _settings(like: str) -> Table:
         if alias != name.rpartition(".")[2]:
             others.setdefault(name, []).append(alias)
     for name, setting in settings.table().items():
-        if like in name:
+        if like in name.lower():
             kind = setting.kind
             values = ", ".join(kind) if isinstance(kind, tuple) else kind.__name__
             aliases = "".join(f" (TD-MPC2: {alias})" for alias in others.get(name, ()))
