@@ -47,7 +47,7 @@ class Compare:
 
 def run(options: Compare) -> int:
     """Print tables, verdicts and caveats; draw the figure where asked to."""
-    from planprior import figures, results
+    from planprior import comparison, figures, results
 
     if any(budget < 1 for budget in options.budgets):
         raise ValueError(f"budgets is {options.budgets}; each must be at least 1")
@@ -65,7 +65,8 @@ def run(options: Compare) -> int:
     width = None if Console().is_terminal else 140
     console = Console(highlight=False, markup=False, width=width)
     for of, comparisons in found:
-        _tell(console, of, comparisons)
+        cut = "" if options.budgets else comparison.cut_short(of)
+        _tell(console, of, comparisons, cut)
     if options.output:
         console.print(f"figure: {options.output}", soft_wrap=True)
     return 0
@@ -88,7 +89,9 @@ def _draw(found: Any, groups: Any, output: Path) -> None:
     figures.save(plots.learning_curves(panels), output)
 
 
-def _tell(console: Console, runs: "list[Run]", comparisons: "list[Comparison]") -> None:
+def _tell(
+    console: Console, runs: "list[Run]", comparisons: "list[Comparison]", cut: str
+) -> None:
     from planprior import comparison, results
 
     first = runs[0]
@@ -100,7 +103,6 @@ def _tell(console: Console, runs: "list[Run]", comparisons: "list[Comparison]") 
         return
     for compared in comparisons:
         console.print(_table(compared))
-    cut = comparison.cut_short(runs)
     if cut:
         console.print(f"{cut} (--budgets asks for others)", soft_wrap=True)
     console.print("protocols:")
