@@ -205,7 +205,8 @@ def find_checkpoint(path: Path, which: Which = "best") -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path} is no folder; it must be a run or a checkpoint")
     if not (path / "checkpoints").is_dir():
-        return _refuse_other_folders(path)
+        _refuse_folder_of_runs(path)
+        return path
     checkpoints = Checkpoints(path / "checkpoints")
     if isinstance(which, int):
         steps = checkpoints.steps()
@@ -222,17 +223,12 @@ def find_checkpoint(path: Path, which: Which = "best") -> Path:
     return found
 
 
-def _refuse_other_folders(path: Path) -> Path:
-    """Return the folder of a checkpoint; another may be one of runs, which are named.
-
-    Raises:
-        CheckpointError: There are runs in it.
-    """
+def _refuse_folder_of_runs(path: Path) -> None:
+    """Raise `CheckpointError`, which names them, where a folder holds runs."""
     runs = sorted(x.parent.name for x in path.glob("*/checkpoints"))
     if runs and not (path / "meta.json").exists():
         named = ", ".join(runs[:3]) + ", …" * (len(runs) > 3)
         raise CheckpointError(f"{path} is no run; choose one of those in it: {named}")
-    return path
 
 
 def load_population(

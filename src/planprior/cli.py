@@ -228,9 +228,11 @@ def _as_options(sentence: str) -> str:
 
 
 def _option(field: re.Match) -> str:
+    from planprior.commands.train import OPTION_NAMES
+
     owner, name = field.groups()
     if owner == "TrainConfig" or name == "prior_weight":
-        return "--" + {"lam": "lambda"}.get(name, name).replace("_", "-")
+        return "--" + OPTION_NAMES.get(name, name).replace("_", "-")
     section = owner.removesuffix("Config").lower()
     return name if section in ("", "hypers") else f"{section}.{name}"
 

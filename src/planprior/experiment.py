@@ -225,6 +225,11 @@ class Experiment:
         return self.members[0].hypers
 
     @property
+    def random_steps(self) -> int:
+        """Environment steps of random actions at the start, of each member."""
+        return self.seed_decisions * self.spec.action_repeat
+
+    @property
     def steps_per_decision(self) -> int:
         """Environment steps of a member when each environment makes one decision."""
         return self.spec.action_repeat * self.train.num_envs

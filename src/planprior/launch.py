@@ -161,7 +161,7 @@ def _folder(
         Progress(
             experiment.train.steps,
             start=step,
-            learns_from=experiment.seed_decisions * experiment.spec.action_repeat,
+            learns_from=experiment.random_steps,
             console=console,
         ) as progress,
     ):
@@ -279,7 +279,7 @@ def _introduce(
         f"{train.steps:,} env steps, evaluated every {experiment.eval_every:,}; "
         f"run folder {experiment.run_dir}",
     ]
-    random = experiment.seed_decisions * spec.action_repeat
+    random = experiment.random_steps
     lines.append(f"random actions for the first {random:,} env steps")
     if train.steps < random:
         lines.append(

@@ -188,10 +188,9 @@ class Training:
         self._saved_at = time.monotonic()
         try:
             return self._run()
+        except EvaluationError:
+            raise  # all was saved where it broke
         except (EnvError, WorkerError) as error:
-            if isinstance(error, EvaluationError):
-                self._save_after(error, episodes=True)
-                raise
             if isinstance(error, EnvError):
                 self._name_member(error, self.tools.pool)
             # A worker's end leaves the episodes that a checkpoint of this step has. An
@@ -503,12 +502,14 @@ class Training:
             self._name_member(error, pool)
             # It would break at the same step for ever: agents and seeds are the same.
             self.counters.evaluated_at = self.env_steps
-            raise EvaluationError(
+            broke = EvaluationError(
                 f"the evaluation at {self.env_steps} env steps broke: {error}; the "
                 "same command goes on without it"
-            ) from error
+            )
+            self._save_after(broke, episodes=True)
+            raise broke from error
         except WorkerError as error:
-            self._save_after(error, episodes=True)  # which are in other processes
+            self._save_after(error, episodes=True)
             raise
 
 
