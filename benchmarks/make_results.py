@@ -44,7 +44,7 @@ def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
     rivals = []
     verdicts: list[list[str]] = []
     for label, runs in groups.items():
-        chosen = comparison.choose(known, (), task, runs[0].method)
+        chosen = comparison.choose(known, (), runs[0].method)
         rivals += [c for c in chosen if c not in rivals]
         for one in comparison.compare(runs, chosen, label):
             last = one.rows[-1:]
@@ -68,12 +68,13 @@ def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
 
 
 OURS = {"tdmpc2": "TD-MPC2", "bmpc": "BMPC"}
-"""Our name of a method whose authors' own runs are published, and theirs."""
+"""Our name of a method of which enough runs are published, and theirs."""
 
 SPREAD = """## Published methods: are our runs like theirs?
 
-The published intervals here are where the mean of as many runs of theirs as we have
-falls, with 95 % probability (Student's prediction interval). Size `tiny` is not the
+The source `tdmpc2` is TD-MPC2's authors, `bmpc` BMPC's, who ran TD-MPC2 too. The
+published intervals here are where the mean of as many runs of theirs as we have falls,
+with 95 % probability (Student's prediction interval). Size `tiny` is not the
 published configuration: networks are 64 wide, there are two value heads and no dropout,
 plans take 128 samples in 3 iterations, batches 128 slices, the learning rate is 1e-3
 and the target heads' 0.03, for a run to take minutes on a CPU. Objectives, targets and
@@ -82,7 +83,7 @@ schedules are the published ones.
 
 
 def spread_section(runs: Sequence[Run]) -> str:
-    """Whether our runs of published methods are like their authors' own."""
+    """Whether our runs of published methods are like the published ones."""
     of = {
         (task, name): [run for run in runs if (run.task, run.method) == (task, name)]
         for task in sorted({run.task for run in runs})

@@ -94,7 +94,7 @@ class Suite(NamedTuple):
 
 
 SUITES = {
-    # Quick to learn, and published at 100,000 steps. These took 16 to 31 minutes of a
+    # Quick to learn, and published at 100,000 steps. These took 12 to 64 minutes of a
     # core, 23 on average (results/dmcontrol.csv): all of them 14 hours of two cores.
     "cpu": Suite(
         tasks=(

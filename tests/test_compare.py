@@ -45,7 +45,7 @@ def test_published_curves_are_chosen_by_name():
     curves = results.published("dog-run")
 
     def labels(*names, own=""):
-        return {c.label for c in comparison.choose(curves, names, "dog-run", own)}
+        return {c.label for c in comparison.choose(curves, names, own)}
 
     assert labels("bmpc") == {"BMPC [bmpc]"}
     assert labels("TD-MPC2") == {"TD-MPC2 [bmpc]", "TD-MPC2 [tdmpc2]"}
@@ -53,10 +53,21 @@ def test_published_curves_are_chosen_by_name():
     assert len(labels("SimbaV2")) == 2 and len(labels("SimbaV2 (UTD8)")) == 1
     assert labels() == labels("TD-MPC2", "BMPC")
     assert labels(own="tdmpc") == labels("TD-MPC2", "BMPC", "TD-MPC")
-    with pytest.raises(ResultsError, match=r"did you mean 'BMPC'\?\); it has BMPC, "):
-        labels("BMCP")
+    assert labels("BMCP") == set()
+    assert len(comparison.choose(curves, ("bmpc", "bmpc"))) == 1
+
+
+def test_a_name_is_refused_where_no_task_has_it():
+    dog, gym = results.published("dog-run"), results.published("HalfCheetah-v4")
+    check = comparison.require_published
+    with pytest.raises(ResultsError, match=r"you mean 'BMPC'\?\); there are BMPC, "):
+        check(["BMCP"], {"dog-run": dog})
     with pytest.raises(ResultsError, match="nothing is published here for my-task"):
-        comparison.choose([], ["BMPC"], "my-task")
+        check(["BMPC"], {"my-task": []})
+    assert check(["BMPC", "TD7"], {"dog-run": dog}) == []
+    told = ["nothing of 'BMPC' is published for HalfCheetah-v4, my-task"]
+    many = {"dog-run": dog, "HalfCheetah-v4": gym, "my-task": []}
+    assert check(["BMPC"], many) == told
 
 
 def test_a_seed_that_ends_early_is_named(tmp_path):
@@ -81,7 +92,7 @@ def test_returns_and_success_rates_share_no_axis(tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("\n".join(lines))
     groups = {"mine": results.read([table])}
-    rivals = comparison.choose(results.published("mw-window-close"), (), "mw")
+    rivals = comparison.choose(results.published("mw-window-close"), ())
     assert rivals and {rival.metric for rival in rivals} == {"success"}
     own, *others = comparison.panel(groups, rivals)
     assert (own.metric, own.mean.tolist()) == ("success", [0.25, 0.5, 0.75])
@@ -192,3 +203,8 @@ def test_a_task_that_nobody_published(tmp_path, monkeypatch, capsys):
     table = mine(tmp_path, 1.0, 2.0)
     status, out, _ = run(monkeypatch, capsys, "compare", table, "--task", "my-task")
     assert status == 0 and "nothing is published here for this task" in out
+    table = mine(tmp_path, 1.0, 2.0)
+    options = ["--task", "HalfCheetah-v4"]
+    status, out, _ = run(monkeypatch, capsys, "compare", table, *options)
+    assert status == 0 and "mine on HalfCheetah-v4: published for this task: " in out
+    assert "SimbaV2 (UTD2), " in out and out.endswith("; choose by --against\n")

@@ -151,6 +151,37 @@ def test_labels_say_only_what_tells_runs_apart(tmp_path):
     assert names == {"bmpc", "pompc", "pompc horizon=5"}
 
 
+def test_a_weight_that_follows_from_the_task_tells_nothing_apart(tmp_path):
+    """λ of `boom` and `tdmpc_square` grows with the number of actions."""
+    write_run(tmp_path / "a", method="boom", weights=(0.1,))
+    write_run(tmp_path / "b", method="boom", weights=(0.02,), task="walker-walk")
+    assert {label for _, label in results.groups(results.read([tmp_path]))} == {"boom"}
+    write_run(tmp_path / "c", method="boom", weights=(0.02,))
+    named = list(results.groups(results.read([tmp_path])))
+    assert named == [
+        *(("dog-run", "boom w=0.1"), ("walker-walk", "boom w=0.02")),
+        ("dog-run", "boom w=0.02"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        ("metric", ["mine (return)", "mine (success)"]),
+        ("benchmark", ["mine", "mine (gym)"]),
+    ],
+)
+def test_runs_that_are_told_apart_have_names_of_their_own(tmp_path, column, names):
+    table = tmp_path / "mine.csv"
+    values = {"metric": ("return", "success"), "benchmark": ("", "gym")}[column]
+    lines = [f"task,step,reward,seed,{column}"]
+    lines += [f"t,100,{k},{seed},{x}" for k, x in enumerate(values) for seed in (0, 1)]
+    table.write_text("\n".join(lines))
+    found = results.groups(results.read([table]))
+    assert [label for _, label in found] == names
+    assert [len(runs) for runs in found.values()] == [2, 2]
+
+
 def test_tables_of_other_programs(tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("step,episode_reward,seed\n0,1,7\n200,3,7\n100,2,7\n0,5,8\n")
@@ -282,6 +313,14 @@ def test_a_row_that_is_cut_off_is_no_other_run(tmp_path):
     table.write_text(table.read_text() + "300,7\n")
     with pytest.raises(ResultsError, match=r"eval.csv, line 5 has 2 of 10 columns; is"):
         results.read([tmp_path])
+
+
+def test_a_comma_within_a_number_is_told(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("step,reward,seed\n\n100,950,5,0\n")
+    sentence = "line 3 has 4 of 3 columns; does a number have a comma in it"
+    with pytest.raises(ResultsError, match=sentence):
+        results.read([table], task="dog-run")
 
 
 def test_wrong_places_are_one_sentence(tmp_path):

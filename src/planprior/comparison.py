@@ -72,34 +72,53 @@ class Comparison(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def choose(
-    curves: Sequence[Curve], names: Sequence[str], task: str, own: str = ""
-) -> list[Curve]:
+def choose(curves: Sequence[Curve], names: Sequence[str], own: str = "") -> list[Curve]:
     """Choose published curves by name.
 
     `SimbaV2` stands for all its variants, `TD-MPC2@bmpc` for one source of several;
     case does not matter.
 
     Args:
-        curves: Those of the task.
+        curves: Those of a task.
         names: What is asked for; if empty, the method's own published curve and a few
-            that most people know.
-        task: Task, for the message.
+            that most people know. `require_published` looks for those that fit none.
         own: Name of the method at hand.
-
-    Raises:
-        ResultsError: A name fits none.
     """
     if not names:
         wanted = {_plain(name) for name in (*DEFAULT_RIVALS, own)}
         return [c for c in curves if _plain(c.method) in wanted]
-    chosen: list[Curve] = []
+    fitting = [c for name in names for c in curves if _fits(c, name)]
+    return list(dict.fromkeys(fitting))
+
+
+def require_published(
+    names: Sequence[str], known: Mapping[str, Sequence[Curve]]
+) -> list[str]:
+    """Check that something is published of every name, on one of the tasks at least.
+
+    Args:
+        names: What is asked for.
+        known: Published curves of every task.
+
+    Returns:
+        A sentence for every name of which some tasks have nothing.
+
+    Raises:
+        ResultsError: A name fits no curve of any task.
+    """
+    told = []
     for name in names:
-        fitting = [c for c in curves if _fits(c, name)]
-        if not fitting:
-            raise ResultsError(_unknown(name, curves, task))
-        chosen += [c for c in fitting if c not in chosen]
-    return chosen
+        without = [
+            task
+            for task, curves in known.items()
+            if not any(_fits(curve, name) for curve in curves)
+        ]
+        if len(without) == len(known):
+            every = [curve for curves in known.values() for curve in curves]
+            raise ResultsError(_unknown(name, every, ", ".join(known)))
+        if without:
+            told.append(f"nothing of {name!r} is published for {', '.join(without)}")
+    return told
 
 
 def _plain(name: str) -> str:
@@ -113,14 +132,22 @@ def _fits(curve: Curve, name: str) -> bool:
     return named and source.lower() in ("", curve.source)
 
 
-def _unknown(name: str, curves: Sequence[Curve], task: str) -> str:
+def told_published(curves: Sequence[Curve]) -> str:
+    """What is published of a task, where none of it was chosen."""
+    there = ", ".join(sorted({c.method for c in curves}))
+    if not there:
+        return "nothing is published here for this task"
+    return f"published for this task: {there}; choose by --against"
+
+
+def _unknown(name: str, curves: Sequence[Curve], tasks: str) -> str:
     known = sorted({c.method for c in curves})
     if not known:
-        return f"nothing is published here for {task}; give a CSV file to compare with"
+        return f"nothing is published here for {tasks}; give a CSV file to compare with"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     listed = ", ".join(known)
-    return f"nothing of {name!r} is published for {task}{guess}; it has {listed}"
+    return f"nothing of {name!r} is published for {tasks}{guess}; there are {listed}"
 
 
 def on_one_axis(

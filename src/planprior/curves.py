@@ -232,6 +232,9 @@ def group_key(run: Run) -> tuple:
 def labels(runs: Sequence[Run]) -> dict[tuple, str]:
     """A name for every group of runs: the method, and what tells it from the others.
 
+    A prior weight does where a task has runs of several. Methods whose λ follows from
+    the actions have another weight on every task, and are one method all the same.
+
     Returns:
         Names by `group_key`.
     """
@@ -245,16 +248,23 @@ def labels(runs: Sequence[Run]) -> dict[tuple, str]:
     }
 
 
-SHOWN_AS = {"size": "size {}", "num_envs": "{} envs", "source": "[{}]"}
+SHOWN_AS = {
+    "size": "size {}",
+    "num_envs": "num_envs={}",
+    "source": "[{}]",
+    "benchmark": "({})",
+    "metric": "({})",
+}
 """How a label says what tells its runs from others."""
 
 
 def _telling(run: Run, same: Sequence[Run]) -> list[str]:
     parts = []
-    weights = {r.prior_weight for r in same}
-    if run.prior_weight is not None and len(weights) > 1:
-        parts.append(f"w={_short(run.prior_weight, weights)}")
-    for name in ("swept", "size", "num_envs", "settings", "source"):
+    weights = {(r.task, r.prior_weight) for r in same}
+    several = len(weights) > len({task for task, _ in weights})
+    if run.prior_weight is not None and several:
+        parts.append(f"w={_short(run.prior_weight, {w for _, w in weights})}")
+    for name in ("swept", "settings", *SHOWN_AS):
         values = {r.details.get(name, "") for r in same}
         own = run.details.get(name, "")
         if len(values) > 1 and own:

@@ -176,5 +176,6 @@ def step_axis(ax: Any, ends: Sequence[float]) -> None:
     """Make the horizontal axis one of environment steps, up to the last of the ends."""
     ax.xaxis.set_major_formatter(short)
     ax.set_xlabel("env steps")
-    # With room for scores that were published at the end of ours alone.
-    ax.set_xlim(0, max(ends) * 1.06 or 1)
+    # With room for markers at 0, and for scores published at the end of ours alone.
+    end = max(ends) or 1
+    ax.set_xlim(-0.015 * end, 1.06 * end)

@@ -264,6 +264,8 @@ def _forest(ax: Any, found: Mapping[str, Estimate], look: Mapping[str, Look]) ->
         ax.plot([x.mean], [y], color=color, marker=marker, ms=7, ls="")
     ax.set_yticks(range(len(found)), list(found))
     ax.set_ylim(len(found) - 0.5, -0.5)
+    # Of a narrow interval the usual ticks are so long that they overlap.
+    ax.locator_params(axis="x", nbins=4)
     ax.grid(False, axis="y")
 
 

@@ -77,13 +77,18 @@ def page(
         seed: Of the bootstrap.
     """
     groups = results.groups(runs)
+    known = {task: results.published(task, published) for task, _ in groups}
+    without = comparison.require_published(against, known)
     compared = {
-        key: _compare(of, key[1], against, published) for key, of in groups.items()
+        key: comparison.compare(
+            of, comparison.choose(known[key[0]], against, of[0].method), key[1]
+        )
+        for key, of in groups.items()
     }
     sections = {
         "Summary": _summary(groups),
         "Curves": _curves(groups, compared),
-        "Published": _published(compared),
+        "Published": _published(compared, without),
         "Several tasks": _several(groups, seed),
         "Prior weight": _sweeps(runs),
         "Diagnostics": _diagnostics(groups),
@@ -183,16 +188,6 @@ def _summary_row(task: str, label: str, runs: Sequence[Run]) -> tuple[str, ...]:
     )
 
 
-def _compare(
-    runs: Sequence[Run], label: str, against: Sequence[str], published: Path | None
-) -> list[Comparison]:
-    known = results.published(runs[0].task, published)
-    if not known:
-        return []
-    rivals = comparison.choose(known, against, runs[0].task, runs[0].method)
-    return comparison.compare(runs, rivals, label)
-
-
 def _curves(
     groups: _Groups,
     compared: Mapping[tuple[str, str], Sequence[Comparison]],
@@ -208,7 +203,9 @@ def _curves(
     return page
 
 
-def _published(compared: Mapping[tuple[str, str], Sequence[Comparison]]) -> str:
+def _published(
+    compared: Mapping[tuple[str, str], Sequence[Comparison]], without: Sequence[str]
+) -> str:
     parts = []
     for found in compared.values():
         for one in found:
@@ -229,12 +226,14 @@ def _published(compared: Mapping[tuple[str, str], Sequence[Comparison]]) -> str:
         '<p class="note">Student’s intervals of means, Welch’s of differences; each '
         "verdict is about one budget and says no more than its interval.</p>"
         + "".join(parts)
+        + "".join(f'<p class="note">{escape(sentence)}.</p>' for sentence in without)
     )
 
 
 def _several(groups: _Groups, seed: int) -> str:
     """Interquartile means, where there are several tasks of the same scale."""
-    kept, unit = _of_one_scale(groups)
+    comparable, unit = _of_one_scale(groups)
+    kept = plots.of_every_task(comparable)
     if len({task for task, _ in kept}) < 2:
         return ""
     rng = np.random.default_rng(seed)

@@ -178,7 +178,7 @@ def read_table(path: str | Path, *, task: str = "", method: str = "") -> list[Ru
     known = _of_config(path.with_name("config.json")) if _is_own(path) else {}
     default = {"task": task, "method": method or path.name.partition(".")[0]} | known
     groups: dict[tuple, dict[str, list[float]]] = {}
-    for number, row in enumerate(_rows(path), start=2):
+    for number, row in _rows(path):
         named = default | {k: v for k, v in row.items() if k not in SERIES and v != ""}
         series = groups.setdefault(tuple(sorted(named.items())), {})
         for name in SERIES:
@@ -192,22 +192,32 @@ def _is_own(table: Path) -> bool:
     return table.name == "eval.csv" and table.with_name("config.json").exists()
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table, by what columns mean, with the line each ends in."""
     with reading(path) as reader:
         columns = reader.fieldnames or ()
         names = _names(columns, path)
         swept = _swept(columns) if _is_own(path) else ()
-        for line, row in enumerate(reader, start=2):
-            if None in row.values():
-                there = sum(value is not None for value in row.values())
-                raise ResultsError(
-                    f"{path}, line {line} has {there} of {len(columns)} columns; is "
-                    "the file cut off?"
-                )
+        for row in reader:
+            _require_whole(row, columns, path, reader.line_num)
             told = {name: row[column] or "" for name, column in names.items()}
             if swept:
                 told["swept"] = " ".join(f"{name}={row[name]}" for name in swept)
-            yield told
+            yield reader.line_num, told
+
+
+def _require_whole(
+    row: Mapping[str | None, Any], columns: Sequence[str], path: Path, line: int
+) -> None:
+    """Check that a row of `csv.DictReader` has as many cells as there are columns."""
+    more = len(row.get(None, ()))
+    there = more + sum(row[name] is not None for name in set(columns))
+    if there == len(set(columns)):
+        return
+    why = "does a number have a comma in it" if more else "is the file cut off"
+    raise ResultsError(
+        f"{path}, line {line} has {there} of {len(columns)} columns; {why}?"
+    )
 
 
 @contextlib.contextmanager
@@ -391,8 +401,8 @@ def read_values(run: Run) -> dict[str, np.ndarray]:
             _require_column(reader.fieldnames or (), (name,), path)
         rows = [
             [_number(row, name, path, line) for name in names]
-            for line, row in enumerate(reader, start=2)
-            if _is_member(row, run, path, line)
+            for row in reader
+            if _is_member(row, run, path, line := reader.line_num)
         ]
     return dict(zip(names, np.array(rows).T, strict=True)) if rows else {}
 

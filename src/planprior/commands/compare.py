@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 if TYPE_CHECKING:
     from planprior.comparison import Comparison
     from planprior.intervals import Estimate
-    from planprior.results import Run
+    from planprior.results import Curve, Run
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,12 @@ def run(options: Compare) -> int:
         figures.check(options.output)
     runs = results.read(options.runs, task=options.task, method=options.name)
     groups = results.groups(runs)
-    found = [(of, _compare(of, label, options)) for (_, label), of in groups.items()]
+    known = {task: results.published(task, options.published) for task, _ in groups}
+    without = comparison.require_published(options.against, known)
+    found = [
+        (of, _compare(of, label, known[task], options))
+        for (task, label), of in groups.items()
+    ]
     if options.output:
         _draw(found, groups, options.output)
     if options.json:
@@ -65,19 +70,26 @@ def run(options: Compare) -> int:
     width = None if Console().is_terminal else 140
     console = Console(highlight=False, markup=False, width=width)
     for of, comparisons in found:
+        if not comparisons:
+            first = of[0]
+            there = comparison.told_published(known[first.task])
+            console.print(f"{first.method} on {first.task}: {there}", soft_wrap=True)
+            continue
         cut = "" if options.budgets else comparison.cut_short(of)
         _tell(console, of, comparisons, cut)
+    for sentence in without:
+        console.print(sentence, soft_wrap=True)
     if options.output:
         console.print(f"figure: {options.output}", soft_wrap=True)
     return 0
 
 
-def _compare(runs: "list[Run]", label: str, options: Compare) -> "list[Comparison]":
-    from planprior import comparison, results
+def _compare(
+    runs: "list[Run]", label: str, known: "list[Curve]", options: Compare
+) -> "list[Comparison]":
+    from planprior import comparison
 
-    task = runs[0].task
-    known = results.published(task, options.published)
-    rivals = comparison.choose(known, options.against, task, runs[0].method)
+    rivals = comparison.choose(known, options.against, runs[0].method)
     return comparison.compare(runs, rivals, label, options.budgets)
 
 
@@ -94,19 +106,12 @@ def _tell(
 ) -> None:
     from planprior import comparison, results
 
-    first = runs[0]
-    if not comparisons:
-        console.print(
-            f"{first.method} on {first.task}: nothing is published here for this task",
-            soft_wrap=True,
-        )
-        return
     for compared in comparisons:
         console.print(_table(compared))
     if cut:
         console.print(f"{cut} (--budgets asks for others)", soft_wrap=True)
     console.print("protocols:")
-    told = {comparisons[0].ours.label: [comparison.protocol(first)]}
+    told = {comparisons[0].ours.label: [comparison.protocol(runs[0])]}
     told |= {c.theirs.label: results.caveats(c.theirs) for c in comparisons}
     for label, texts in told.items():
         console.print(

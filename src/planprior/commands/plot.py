@@ -110,15 +110,22 @@ def _scored_alike(
     """
     from planprior import comparison, results
 
-    for task, groups in _by_task(runs).items():
-        rivals = []
-        if options.against:
-            known = results.published(task, options.published)
-            rivals = comparison.choose(known, options.against, task)
+    by_task = _by_task(runs)
+    known: dict[str, list[Curve]] = {task: [] for task in by_task}
+    if options.against:
+        known = {task: results.published(task, options.published) for task in by_task}
+        for sentence in comparison.require_published(options.against, known):
+            _tell(sentence)
+    for task, groups in by_task.items():
+        rivals = comparison.choose(known[task], options.against)
         own, shown = comparison.on_one_axis(groups, rivals)
         left_out = [c.label for c in rivals if c not in shown]
         left_out += [label for label in groups if label not in own]
-        _tell_left_out(task, left_out)
+        if left_out:
+            _tell(
+                f"left out of {task}, since returns and success rates share no axis: "
+                f"{', '.join(left_out)}"
+            )
         yield task, own, shown
 
 
@@ -132,14 +139,8 @@ def _by_task(runs: "list[Run]") -> "dict[str, dict[str, list[Run]]]":
     return found
 
 
-def _tell_left_out(task: str, labels: Sequence[str]) -> None:
-    if labels:
-        Console(highlight=False, stderr=True).print(
-            f"left out of {task}, since returns and success rates share no axis: "
-            f"{', '.join(labels)}",
-            soft_wrap=True,
-            markup=False,
-        )
+def _tell(sentence: str) -> None:
+    Console(highlight=False, stderr=True).print(sentence, soft_wrap=True, markup=False)
 
 
 def _time(runs: "list[Run]", options: Plot) -> Any:
@@ -186,12 +187,11 @@ def _unit(options: Plot, groups: "Mapping[tuple[str, str], Sequence[Run]]") -> s
 def _aggregate(runs: "list[Run]", options: Plot) -> Any:
     from planprior import plots
 
-    groups = _groups(runs, options)
+    groups = _of_every_task(_groups(runs, options))
     if len(options.budgets) > 1:
         raise ValueError(f"budgets is {options.budgets}; aggregate takes one")
     own = {run.path for run in runs}
-    whole = [run for of in plots.of_every_task(groups).values() for run in of]
-    ends = [run for run in whole if run.path in own] or runs
+    ends = [run for of in groups.values() for run in of if run.path in own] or runs
     budget = float((options.budgets or _last_budget(ends))[0])
     scores = plots.final_scores(groups, budget, options.scale)
     if not scores:
@@ -201,6 +201,21 @@ def _aggregate(runs: "list[Run]", options: Plot) -> Any:
     return plots.aggregates(scores, budget=budget, unit=unit, rng=rng)
 
 
+def _of_every_task(
+    groups: "Mapping[tuple[str, str], Sequence[Run]]",
+) -> "Mapping[tuple[str, str], Sequence[Run]]":
+    """Runs of the methods that have all tasks; which have not, is said."""
+    from planprior import plots
+
+    whole = plots.of_every_task(groups)
+    left = dict.fromkeys(label for task, label in groups if (task, label) not in whole)
+    if left:
+        _tell(f"left out, since they have no runs of some tasks: {', '.join(left)}")
+    if not whole:
+        raise ValueError("no method has runs of every task")
+    return whole
+
+
 def _last_budget(runs: "list[Run]") -> tuple[int, ...]:
     return (int(min(run.env_steps[-1] for run in runs)),)
 
@@ -208,9 +223,7 @@ def _last_budget(runs: "list[Run]") -> tuple[int, ...]:
 def _efficiency(runs: "list[Run]", options: Plot) -> Any:
     from planprior import plots
 
-    groups = plots.of_every_task(_groups(runs, options))
-    if not groups:
-        raise ValueError("no method has runs of every task")
+    groups = _of_every_task(_groups(runs, options))
     return plots.sample_efficiency(
         groups,
         scale=options.scale,
