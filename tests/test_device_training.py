@@ -189,15 +189,15 @@ def test_what_was_learned_until_it_broke_is_saved(tmp_path):
 # --- The parts ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rate", [0.25, 1.0, 1.5, 3.0])
-@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize("rate", [0.25, 1.0, 1.5, 3.0, 0.7, 1 / 3, 1.4])
+@pytest.mark.parametrize("num_envs", [1, 4, 5, 10])
 def test_the_timetable_is_what_the_host_would_do(rate, num_envs):
     """In pieces of any length, it asks for every gradient step when that is due."""
     schedule = Schedule(num_envs, 2, 20, rate, 5, 50)
     at_once, due = schedule.updates_at_once, schedule.updates_due(20 // num_envs)
     counters = Counters(20 // num_envs, due - due % at_once)
     assert counters.updates == schedule.pretraining
-    for length in (1, 7, 40):
+    for length in (1, 7, 40, *[MOST] * 10):
         table = timetable(schedule, counters, length)
         assert not table.random.any() and not table.calls[length:].any()
         for i in range(length):
@@ -209,6 +209,14 @@ def test_the_timetable_is_what_the_host_would_do(rate, num_envs):
                 counters.updates += at_once
             left = schedule.updates_due(counters.decisions) - counters.updates
             assert 0 <= left < at_once
+
+
+def test_gradient_steps_are_counted_exactly():
+    """5800 · 0.7 is 4059.9999999999995 as floats."""
+    schedule = Schedule(1, 1, 1, 0.7, 0)
+    assert [schedule.updates_due(n) for n in (5799, 5800, 5801)] == [4059, 4060, 4060]
+    third = Schedule(3, 1, 1, 1 / 3, 0)
+    assert [third.updates_due(n) for n in (1, 2, 49)] == [1, 2, 49]
 
 
 def test_nothing_is_learned_while_acting_randomly():

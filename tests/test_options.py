@@ -207,11 +207,37 @@ def test_a_wrong_training_is_one_sentence(change, message):
         ({"prior_weight": 1.5}, "prior_weight is 1.5; it must be in"),
         ({"lam": -1.0}, "lambda is -1.0; it must be at least 0"),
         ({"settings": {"seeds": "prior"}, "method": "tdmpc2"}, "cannot propose"),
+        (
+            {"settings": {"gate": (0.0, 1.0)}},
+            r"gate has several values, but nothing reads it.*scale must be 'value'",
+        ),
+        (
+            {"settings": {"dual_learning_rate": (0.1, 0.2)}},
+            r"dual_learning_rate has several values.*PriorConfig.adaptive must be on",
+        ),
     ],
 )
 def test_an_impossible_agent_is_one_sentence(change, message):
     with pytest.raises(ValueError, match=message):
         resolve(TrainConfig(task="x", **change), SPEC, accelerator=False)
+
+
+def test_numbers_that_are_read_can_be_swept():
+    numbers = {"divergence_target": (0.1, 0.2), "dual_learning_rate": (0.1, 0.2)}
+    train = TrainConfig(task="x", method="pompc_adaptive", settings=numbers)
+    assert len(resolve(train, SPEC, accelerator=False).members) == 4
+    numbers = {"gate": (0.0, 1.0), "prior.scale": "value", "terminations": "learned"}
+    numbers |= {"termination_coef": (0.5, 1.0)}
+    train = TrainConfig(task="x", settings=numbers)
+    assert len(resolve(train, SPEC, accelerator=False).members) == 4
+
+
+def test_of_many_environments_each_comes_as_far_as_a_slice():
+    def made(num_envs):
+        train = TrainConfig(task="x", num_envs=num_envs)
+        return resolve(train, SPEC, accelerator=False).seed_decisions
+
+    assert made(333) == 1000 and made(334) == 1002 and made(2048) == 3 * 2048
 
 
 def test_what_is_left_open_is_decided():

@@ -29,6 +29,7 @@ from planprior.experiment import TrainConfig
 from planprior.replay_store import ReplayStore
 from planprior.runtime import GracefulStop
 from planprior.saving import Saving
+from planprior.search import aged
 from planprior.training import Schedule
 from scripts import load
 from toys import LENGTH, TINY, UNEVEN
@@ -235,6 +236,27 @@ def test_the_agent_can_be_loaded_and_asked(finished):
             agent.act(observation, mode=mode)
 
 
+def test_asked_for_the_policy_in_between_the_plan_grows_old(finished, monkeypatch):
+    """The planner starts where its last plan stands by now."""
+    agent, observation = Agent.load(finished[0]), np.zeros(3, np.float32)
+    agent.act(observation)
+    mean = np.asarray(agent._warm_start)
+    started, evaluate = [], agent.population.evaluate
+
+    def look(agents, seen, warm_start, reset, step):
+        started.append(np.asarray(warm_start))
+        return evaluate(agents, seen, warm_start, reset, step)
+
+    monkeypatch.setattr(agent.population, "evaluate", look)
+    agent.act(observation, mode="policy")
+    agent.act(observation)
+    np.testing.assert_array_equal(started[0], aged(mean, 1))
+    horizon = mean.shape[2]
+    assert horizon > 1 and not started[0][:, :, -1].any()
+    np.testing.assert_array_equal(started[0][:, :, :-1], mean[:, :, 1:])
+    assert not aged(mean, horizon + 3).any()
+
+
 def test_what_the_kill_loop_must_notice(finished, tmp_path):
     """`benchmarks/kill.py` says that nothing is lost or doubled; here something is."""
     folder, _, _ = finished
@@ -370,6 +392,17 @@ def test_episodes_too_short_to_learn_from_are_one_sentence(tmp_path):
         # With `learned`, ends are stored often enough to learn from.
         settings = TINY | {"terminations": "masked", "horizon": 3}
         train(tmp_path / "run", "toys:brief", settings=settings)
+
+
+def test_too_few_random_steps_are_one_sentence(tmp_path):
+    sentence = (
+        "seed_steps is 4, too few for each environment to make the horizon = 3 "
+        "decisions that it learns from; it must be at least 12"
+    )
+    with pytest.raises(training.TrainingError, match=sentence):
+        train(
+            tmp_path / "run", num_envs=2, seed_steps=4, settings={**TINY, "horizon": 3}
+        )
 
 
 def test_a_training_that_diverges_says_so(tmp_path):

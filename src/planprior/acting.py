@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -17,6 +18,7 @@ from planprior.config import Config
 from planprior.experiment import FORMAT
 from planprior.hypers import Hypers
 from planprior.population import Population, member
+from planprior.search import aged
 from planprior.spec import EnvSpec
 from planprior.state import AgentState
 
@@ -99,7 +101,7 @@ class Agent:
     def reset(self) -> None:
         """Forget the last plan: an episode begins."""
         self._warm_start = self.population.cold_start()
-        self._fresh = True
+        self._age, self._fresh = 0, True
 
     def act(
         self, observation: ArrayLike, *, mode: Literal["plan", "policy"] = "plan"
@@ -121,15 +123,17 @@ class Agent:
                 self.population.act_without_planning(self.agents, seen)
             )[0, 0]
             self._check_chosen(mode, bool(np.isfinite(action).all()))
+            self._age += 1
             return action
         if mode != "plan":
             raise ValueError(f"mode is {mode!r}; it must be 'plan' or 'policy'")
         reset = np.full((1, 1), self._fresh)
-        decision = self.population.evaluate(
-            self.agents, seen, self._warm_start, reset, self._step
-        )
+        warm = self._warm_start
+        if self._age:
+            warm = jnp.asarray(aged(warm, self._age))
+        decision = self.population.evaluate(self.agents, seen, warm, reset, self._step)
         self._check_chosen(mode, not decision.fault[0])
-        self._warm_start, self._fresh = decision.warm_start, False
+        self._warm_start, self._age, self._fresh = decision.warm_start, 0, False
         self._step += 1
         return np.asarray(decision.action)[0, 0]
 

@@ -1,6 +1,6 @@
 """Which settings go together. Each rule is one sentence for whoever broke it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from planprior.checked import nearest
 from planprior.config import Config
@@ -16,6 +16,39 @@ def validate(config: Config) -> Config:
     for complaint in (*_unknown_names(config), *_contradictions(config)):
         raise ValueError(complaint)
     return config
+
+
+def require_read(config: Config, swept: Sequence[str]) -> None:
+    """Check that agents which differ in numbers would differ in what they do.
+
+    Args:
+        config: Settings of all of them.
+        swept: Names of the numbers, of `Hypers`.
+
+    Raises:
+        ValueError: Nothing reads a number.
+    """
+    adapts = "PriorConfig.adaptive must be on"
+    needs = {
+        "gate": (config.prior.scale == "value", "PriorConfig.scale must be 'value'"),
+        "kl_clip": (
+            config.critic.kl_in_target != "none",
+            "CriticConfig.kl_in_target must be 'closed_form' or 'sampled'",
+        ),
+        "termination_coef": (
+            config.terminations == "learned",
+            "Config.terminations must be 'learned'",
+        ),
+        "divergence_target": (config.prior.adaptive, adapts),
+        "dual_learning_rate": (config.prior.adaptive, adapts),
+    }
+    for name in swept:
+        read, remedy = needs.get(name, (True, ""))
+        if not read:
+            raise ValueError(
+                f"{name} has several values, but nothing reads it, so that all agents "
+                f"would be alike; {remedy}"
+            )
 
 
 def _unknown_names(config: Config) -> Iterator[str]:

@@ -28,6 +28,7 @@ from planprior import portable
 from planprior.actor import CanAct
 from planprior.anytime import Best, Budget, CompiledPlanner, Planner, Times
 from planprior.latency import Histogram
+from planprior.search import aged
 
 SPARE = 0.1
 """Share of a period that planning leaves free, for the rest of the loop."""
@@ -375,11 +376,9 @@ class Controller:
 
     def _warm_start(self) -> np.ndarray:
         """The last mean; the planner itself shifts it by one tick."""
-        warm = np.zeros_like(self._mean)
-        if self._mean_tick is not None:
-            age = min(self._tick - 1 - self._mean_tick, self._horizon)
-            warm[: self._horizon - age] = self._mean[age:]
-        return warm
+        if self._mean_tick is None:
+            return np.zeros_like(self._mean)
+        return aged(self._mean, self._tick - 1 - self._mean_tick)
 
     # --- Between ticks, in the worker -------------------------------------------------
 

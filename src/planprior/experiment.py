@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from planprior import methods, settings, sweep
 from planprior.checked import Checked, is_seed, require, require_seed
+from planprior.compatibility import require_read
 from planprior.config import Config
 from planprior.hypers import Hypers, weight_from_lambda
 from planprior.settings import Value
@@ -275,7 +276,7 @@ def resolve(
         members=members,
         proposed={k: v for k, v in proposed.items() if k not in own},
         size=size,
-        seed_decisions=_seed_decisions(train, spec),
+        seed_decisions=_seed_decisions(train, spec, config.horizon),
         eval_every=every,
         capacity=max(min(train.buffer_size, rows), least),
         run_dir=Path(train.run_dir or _default_folder(train, spec, size)),
@@ -294,6 +295,7 @@ def _members(
     for choice in train.choices():
         config, own = settings.apply(config, hypers, {**fixed, **choice.numbers})
         found.append(Member(choice.seed, own, swept))
+    require_read(config, swept)
     return config, tuple(found)
 
 
@@ -309,10 +311,14 @@ def _prior_weights(train: TrainConfig) -> dict[str, Numbers]:
     return {"prior_weight": weights[0] if only else weights}
 
 
-def _seed_decisions(train: TrainConfig, spec: EnvSpec) -> int:
+def _seed_decisions(train: TrainConfig, spec: EnvSpec, horizon: int) -> int:
+    """Random decisions of all environments: TD-MPC2's, and a slice's of each at least.
+
+    Of thousands of environments none would have come as far as a slice is long.
+    """
     if train.seed_steps is not None:
         return math.ceil(train.seed_steps / spec.action_repeat)
-    return max(1000, 5 * spec.episode_length)
+    return max(1000, 5 * spec.episode_length, train.num_envs * horizon)
 
 
 def _default_folder(train: TrainConfig, spec: EnvSpec, size: str) -> str:

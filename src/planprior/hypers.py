@@ -111,7 +111,7 @@ _RANGES = {
     "discount": (0.0, 1.0),
     "rho": (0.0, 1.0),
     "learning_rate": (0.0, 1.0),
-    "encoder_lr_scale": (0.0, _FINITE),
+    "encoder_lr_scale": (0.0, 1e6),
     "max_grad_norm": (0.0, _INF),
     "consistency_coef": (0.0, _FINITE),
     "reward_coef": (0.0, _FINITE),
@@ -120,7 +120,7 @@ _RANGES = {
     "tau": (0.0, 1.0),
     "scale_tau": (0.0, 1.0),
     "entropy_coef": (0.0, _FINITE),
-    "temperature": (0.0, _FINITE),
+    "temperature": (0.0, 1e30),  # times a value it must be finite
     "min_std": (1e-6, _FINITE),
     "max_std": (1e-6, _INF),
     "gate": (0.0, _INF),

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 
@@ -24,6 +26,15 @@ class Counters:
     episodes: int = 0
     seconds: float = 0.0
     frozen: dict[str, str] = field(default_factory=dict)
+
+
+@cache
+def _exact(rate: float) -> Fraction:
+    """The rate that was meant: 0.7 is seven tenths, not the float just below.
+
+    5800 times that float is 4059.9999999999995: one gradient step would come late.
+    """
+    return Fraction(rate).limit_denominator(10**12)
 
 
 class Schedule(NamedTuple):
@@ -61,7 +72,12 @@ class Schedule(NamedTuple):
         """
         if self.is_random(decisions):
             return 0
-        return int(decisions * self.num_envs * self.updates_per_step)
+        return math.floor(decisions * self._updates_of_all)
+
+    @property
+    def _updates_of_all(self) -> Fraction:
+        """Gradient steps per decision of all environments."""
+        return self.num_envs * _exact(self.updates_per_step)
 
     @property
     def pretraining(self) -> int:
@@ -73,13 +89,13 @@ class Schedule(NamedTuple):
     def updates_at_once(self) -> int:
         """Gradient steps that are one call: at most those between two reanalyses."""
         most = self.reanalysis or math.inf
-        return max(1, int(min(self.num_envs * self.updates_per_step, most)))
+        return max(1, math.floor(min(self._updates_of_all, most)))
 
     @property
     def most_calls(self) -> int:
         """Calls that one decision can ask for, with the updates that were left over."""
-        left, updates = self.updates_at_once - 1, self.num_envs * self.updates_per_step
-        return (math.ceil(updates) + left) // self.updates_at_once
+        left = self.updates_at_once - 1
+        return (math.ceil(self._updates_of_all) + left) // self.updates_at_once
 
     def logs(self, decisions: int) -> bool:
         """Whether losses are logged after that decision."""

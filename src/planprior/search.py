@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from planprior.config import PlannerConfig
 from planprior.draws import Draws, Sequences
@@ -57,6 +58,21 @@ def fit_elites(
 def _shift(mean: Float[Array, "H A"]) -> Float[Array, "H A"]:
     """Yesterday's plan seen from today: one step on, and nothing yet for the last."""
     return jnp.concatenate([mean[1:], jnp.zeros_like(mean[:1])])
+
+
+def aged(
+    mean: Float[ArrayLike, "*n H A"], decisions: int
+) -> Float[np.ndarray, "*n H A"]:
+    """The mean of a plan after so many decisions without one, on the host.
+
+    `start` shifts it by one more.
+    """
+    old = np.asarray(mean)
+    horizon = old.shape[-2]
+    gone = min(decisions, horizon)
+    new = np.zeros_like(old)
+    new[..., : horizon - gone, :] = old[..., gone:, :]
+    return new
 
 
 def start(

@@ -375,6 +375,13 @@ class Training:
         """Refuse to learn where no episode was long enough for a single slice."""
         if not self.population.can_sample(self.replay):
             horizon = self.experiment.config.horizon
+            if self.counters.decisions < horizon:
+                least = horizon * self.experiment.steps_per_decision
+                raise TrainingError(
+                    f"seed_steps is {self.experiment.random_steps}, too few for each "
+                    f"environment to make the horizon = {horizon} decisions that it "
+                    f"learns from; it must be at least {least}"
+                )
             raise TrainingError(
                 f"no episode of {self.experiment.spec.name} so far lasted horizon = "
                 f"{horizon} decisions, so that there is nothing to learn from; lower "
