@@ -422,6 +422,40 @@ def test_workers_leave_signals_to_the_parent():
         pool.step(actions())
 
 
+def test_a_signal_to_the_whole_group_ends_no_worker():
+    """Clusters send SIGTERM to all processes; the fork server must not go either."""
+    code = """
+import os, signal
+import numpy as np
+import test_envs_toys as toys
+from planprior.envs.process import ProcessPool
+
+seen = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: seen.append(number))
+with ProcessPool(toys.Witness, 4, 0, 2, 20.0) as pool:
+    pool.reset()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(0, number)
+        pool.step(np.zeros((4, 2), np.float32))
+    with ProcessPool(toys.Witness, 2, 0, 2, 20.0) as other:
+        other.reset()
+print(sorted(seen), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+    done = run_python(code, start_new_session=True)
+    assert done.stdout == "[2, 15] set()\n", done.stderr
+
+
+def test_a_fork_server_that_is_gone_is_one_sentence(monkeypatch):
+    def refuse(_):
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr(process._context().Process, "start", refuse)
+    sentence = "the worker of environments 0 to 4 of the pool could not be started"
+    with pytest.raises(WorkerError, match=sentence):
+        make_pool(toys.Witness, 1)
+
+
 def test_a_hanging_worker_is_one_sentence_in_time():
     message, _ = fail(toys.Hanging, timeout=2.0)  # it would sleep for 600 s
     assert "did not answer within 2 s" in message

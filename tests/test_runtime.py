@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -224,6 +225,40 @@ def test_a_second_ctrl_c_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
         signal.raise_signal(signal.SIGINT)
         assert "Ctrl-C again leaves at once" in capfd.readouterr().err
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+)
+def test_where_nothing_is_to_be_saved_a_signal_leaves(
+    number: signal.Signals,
+    error: type[BaseException],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    reached = []
+    with pytest.raises(error) as caught, GracefulStop() as stop, stop.at_once():
+        signal.raise_signal(number)
+        reached.append("further")
+    assert not reached and "saving" not in capfd.readouterr().err
+    if error is SystemExit:
+        assert caught.value.args == (143,)
+    # One that came before, or was swallowed within.
+    with pytest.raises(error), GracefulStop() as stop:
+        signal.raise_signal(number)
+        with stop.at_once():
+            reached.append("further")
+    with pytest.raises(error), GracefulStop() as stop, stop.at_once():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        reached.append("after")
+    assert reached == ["after"]
+    with GracefulStop() as stop:
+        with stop.at_once():
+            pass
+        signal.raise_signal(number)
+        assert stop.requested
 
 
 @pytest.mark.usefixtures("handlers")

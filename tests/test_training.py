@@ -466,22 +466,25 @@ def rows_of(folder, state):
 
 
 @pytest.mark.parametrize(
-    ("task", "stops", "overlap"),
+    ("task", "stops", "more"),
     [
-        ("toys:steady", [60], True),
-        pytest.param("toys:steady", [15, 60, 41], True, marks=pytest.mark.slow),
-        pytest.param("toys:steady", [15, 60, 41], False, marks=pytest.mark.slow),
-        ("cartpole-swingup", [45], True),
+        ("toys:steady", [60], {}),
+        ("toys:steady", [50, 9, 8], {"updates_per_step": 0.1, "log_every": 4}),
+        pytest.param("toys:steady", [15, 60, 41], {}, marks=pytest.mark.slow),
+        pytest.param(
+            "toys:steady", [15, 60, 41], {"overlap": False}, marks=pytest.mark.slow
+        ),
+        ("cartpole-swingup", [45], {}),
     ],
 )
 def test_stopped_and_resumed_it_is_as_if_never_stopped(
-    tmp_path, monkeypatch, task, stops, overlap
+    tmp_path, monkeypatch, task, stops, more
 ):
     """Bit for bit, with environments whose state can be saved, past the ring's end.
 
     The stops fall into the pretraining, into an evaluation, and between steps.
     """
-    changes = UNEVEN | {"overlap": overlap, "steps": 240}
+    changes = UNEVEN | {"overlap": True, "steps": 240} | more
     if not task.startswith("toys:"):
         pytest.importorskip("dm_control")
         changes["eval_every"] = 240  # its episodes are long
@@ -505,6 +508,14 @@ def test_stopped_and_resumed_it_is_as_if_never_stopped(
     assert one == other and len(one) == 240 // changes.get("eval_every", 80)
     for event in ("episode", "evaluation"):
         assert events(whole, event) == events(parts, event)
+    assert untimed(events(whole, "update")) == untimed(events(parts, "update"))
+
+
+def untimed(rows):
+    return [
+        {name: x for name, x in row.items() if not re.match("seconds$|time_", name)}
+        for row in rows
+    ]
 
 
 def test_a_state_of_another_simulator_begins_new_episodes(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """From a `TrainConfig` to a running training: devices, folder, environments, resume."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from planprior.progress import Progress, Screen
 from planprior.saving import Saving, Start
 from planprior.sinks import Sink, TensorBoard, WeightsAndBiases
 from planprior.sweep import Member
+from planprior.tables import writing
 
 MOST_TOLD = 5
 """Differences between two configurations that are named one by one."""
@@ -62,7 +63,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         # First of all: an interrupt within a callback of JAX's would be swallowed.
         stop = stack.enter_context(runtime.GracefulStop())
         seeds = [choice.seed for choice in config.choices()]
-        pool = stack.enter_context(_pool(config, config.num_envs, seeds))
+        with stop.at_once():
+            pool = stack.enter_context(_pool(config, config.num_envs, seeds))
         config.loops_on_device(pool.spec.name, pool.on_device)
         experiment = experiments.resolve(
             config,
@@ -77,15 +79,16 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         need = _need(experiment, population, pool)
         _introduce(experiment, population, need, pool, console)
         _check_memory(population, need)
-        write_json_atomic(folder / "config.json", stored)
+        _write_config(folder, stored)
         saving = Saving(folder, checkpoint_meta(experiment), warn=console.print)
         start = saving.latest()
         if start is not None:
             _note_resumption(folder, stored, start.step)
         others = [seed + 1 for seed in seeds]
-        evaluation_pool = stack.enter_context(
-            _pool(config, config.eval_episodes, others)
-        )
+        with stop.at_once():
+            evaluation_pool = stack.enter_context(
+                _pool(config, config.eval_episodes, others)
+            )
         with _folder(experiment, start, console) as (run, progress):
             _tell_start(start, console)
             tools = pool, evaluation_pool, run, saving, progress, stop
@@ -134,11 +137,18 @@ def _stored(folder: Path, experiment: Experiment) -> dict[str, Any]:
 
 def _note_resumption(folder: Path, stored: dict[str, Any], step: int) -> None:
     """Keep by what command, where and with what versions a run goes on from a step."""
-    path, before = folder / "config.json", stored["resumed"]
+    before = stored["resumed"]
     if not isinstance(before, list):
+        path = folder / "config.json"
         raise ValueError(f"resumed in {path} is {before!r}; it must be a list")
     resumed = [*before, {"step": step, **runtime.describe()}]
-    write_json_atomic(path, stored | {"resumed": resumed})
+    _write_config(folder, stored | {"resumed": resumed})
+
+
+def _write_config(folder: Path, stored: Mapping[str, Any]) -> None:
+    path = folder / "config.json"
+    with writing(path):
+        write_json_atomic(path, stored)
 
 
 @contextmanager

@@ -277,6 +277,7 @@ class GracefulStop:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._at_once = False
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -296,10 +297,35 @@ class GracefulStop:
             # None stands for a handler that was not installed from Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal ends what runs: it takes long, and has nothing to save.
+
+        Raises:
+            KeyboardInterrupt: At Ctrl-C.
+            SystemExit: At SIGTERM; the status is 143.
+        """
+        self._leave_if_requested()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+        # Within a callback of JAX's an exception is swallowed.
+        self._leave_if_requested()
+
+    def _leave_if_requested(self) -> None:
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+        if self._at_once:
+            self._leave_if_requested()
         if number == signal.SIGINT:
             # Not by a stream, which the handler may have interrupted amid writing.
             with suppress(OSError):
@@ -334,8 +360,11 @@ class RunLock:
                 f"run folder {self._folder} cannot be written: {error.strerror}"
             ) from None
         self._lock(self._descriptor)
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()} {platform.node()}\n".encode(), 0)
+        # Who holds it is told to others; where the disk is full they do not learn it.
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            holder = f"{os.getpid()} {platform.node()}\n"
+            os.pwrite(self._descriptor, holder.encode(), 0)
         return self
 
     def __exit__(self, *_: object) -> None:

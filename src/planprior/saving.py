@@ -8,7 +8,10 @@ goes on from the last checkpoint as if it had just been saved.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from planprior import checkpoint, replay_store
 from planprior.checkpoint import Checkpoints
@@ -53,6 +56,29 @@ class Start(NamedTuple):
             )
         return counters
 
+    @property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """What the last gradient step told of each member; it may be logged yet.
+
+        Raises:
+            CheckpointError: That is damaged.
+        """
+        stored: Any = self.meta.get("metrics", {})
+        members = len(self.meta["members"])
+        try:
+            found = {
+                name: np.array([float(text) for text in texts], np.float32)
+                for name, texts in stored.items()
+            }
+        except (AttributeError, TypeError, ValueError):
+            found = {"": np.zeros(0)}
+        if any(len(values) != members for values in found.values()):
+            raise CheckpointError(
+                f"the checkpoint of step {self.step} does not say what the last "
+                "gradient step told of each member"
+            )
+        return found
+
 
 class Saving:
     """What a run folder keeps of a training.
@@ -83,6 +109,7 @@ class Saving:
         replay: Replay,
         counters: Mapping[str, Any],
         *,
+        metrics: Mapping[str, Any] = MappingProxyType({}),
         episodes: Mapping[str, Any] | None = None,
         score: float | None = None,
     ) -> None:
@@ -93,6 +120,7 @@ class Saving:
             agents: All members.
             replay: Their replays.
             counters: Where the training is, as JSON can hold it.
+            metrics: What the last gradient step told, [P] each.
             episodes: A tree of arrays to go on with the running episodes, if the
                 environments can.
             score: By which the best checkpoint is chosen.
@@ -103,6 +131,8 @@ class Saving:
             groups["episodes"] = episodes
         meta = {
             "counters": dict(counters),
+            # As texts, since JSON has neither NaN nor infinity.
+            "metrics": {name: [str(x) for x in of] for name, of in metrics.items()},
             "replay": stored,
             "episodes": episodes is not None,
         }

@@ -26,7 +26,7 @@ PART_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Says in one sentence which table could not be written, and why."""
     try:
         yield
@@ -55,7 +55,7 @@ class _Table:
 
     def __init__(self, path: Path, kept: Kept | None):
         self._path = path
-        with _writing(path):
+        with writing(path):
             if kept is None:
                 self._set_aside()
             else:
@@ -83,13 +83,13 @@ class _Table:
                 path.unlink()
 
     def _append(self, line: str) -> None:
-        with _writing(self._path):
+        with writing(self._path):
             self._file.write(line)
             self._file.flush()
 
     def sync(self) -> None:
         """Waits until everything is on disk."""
-        with _writing(self._path):
+        with writing(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -126,7 +126,7 @@ class JsonLines(_Table):
     def _begin_anew(self) -> None:
         self.close()
         number = len(self._parts())
-        with _writing(self._path):
+        with writing(self._path):
             os.replace(self._path, _part(self._path, number))
             self._file = self._path.open("a", encoding="utf-8", newline="")
 

@@ -132,6 +132,7 @@ class Training:
                 self.agents,
                 self.replay,
                 vars(self.counters),
+                metrics=jax.device_get(dict(self._metrics)),
                 episodes=self._episodes() if episodes else None,
                 score=score,
             )
@@ -160,6 +161,7 @@ class Training:
         self.replay = saving.load_replay(start, most // num_envs, self._empty_replay)
         self._fault = self.population.no_fault()
         self._fault[[int(member) for member in self.counters.frozen]] = 1
+        self._metrics = start.metrics
         self._start, self._saved = start, self._place()
 
     def _empty_replay(self, room: int) -> Replay:

@@ -20,6 +20,7 @@ import types
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
@@ -263,8 +264,11 @@ class _Member:
             name=f"environments {start} to {stop - 1}",
             daemon=True,
         )
-        with _no_main_module():
-            self._process.start()
+        try:
+            with _no_main_module(), _signals_blocked():
+                self._process.start()
+        except (ConnectionError, EOFError) as error:
+            raise WorkerError(f"{self._label()} could not be started") from error
         theirs.close()
 
     def send(self, message: tuple) -> None:
@@ -349,6 +353,24 @@ def _no_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that leave Ctrl-C and SIGTERM to this one, from the first moment.
+
+    The fork server, too: clusters signal the whole group, and as it ends the system
+    says of all its workers that they have ended. Both inherit what is blocked.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # The memory between them --------------------------------------------------------------
