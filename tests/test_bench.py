@@ -153,7 +153,7 @@ def test_bench_prints_json_for_given_sizes(capsys, monkeypatch):
             "members is 0; it must be numbers of at least 1",
         ),
         (["dog-run", "--members", "1", "99999999999"], "at least 1, at most 4096"),
-        (["dog-run", "--lambda", "-1"], r"lambda is -1\.0; it must be at least 0"),
+        (["dog-run", "--lambda", "-1"], r"lam is -1\.0; it must be at least 0"),
         (["dog-run", "--prior-weight", "2"], r"prior_weight is 2\.0; it must be in"),
         (["dog-run", "--repeats", "0"], "repeats is 0; it must be at least 1"),
         (

@@ -626,6 +626,12 @@ def test_a_folder_of_runs_is_no_run_and_names_them(tmp_path):
         find_checkpoint(tmp_path)
 
 
+def test_a_run_that_has_only_begun_has_no_checkpoint_yet(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no checkpoint yet$"):
+        find_checkpoint(tmp_path)
+
+
 def test_a_run_is_no_agent_folder_and_can_be_exported(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="is no agent folder; make one with: pla"):

@@ -58,7 +58,7 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
         (["train", "x", "--steps"], "--steps has no value; it must have one"),
         (["bench", "x", "--members", "a"], "--members is 'a'; it must be whole"),
         (["eval", "x", "--mode", "plann"], "--mode is 'plann'; it must be one of 'pl"),
-        (["train"], "Missing from planprior train: STR Task"),
+        (["train"], "`planprior train` lacks a word: STR Task"),
         (["eval", "x", "--nosuch", "3"], "Unrecognized options: --nosuch"),
         (
             ["train", "x", "--seed-steps", "nan"],
@@ -75,7 +75,7 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
         ),
         (
             ["train", "toys:aim", "--lambda", "-1"],
-            "prior.lambda is -1.0; it must be at",
+            "planprior: --lambda is -1.0; it must be at",
         ),
         (["train", "toys:aim", "--prior-weight", "2"], ": --prior-weight is 2.0; it m"),
         (

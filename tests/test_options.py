@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
@@ -199,13 +201,13 @@ def test_a_wrong_training_is_one_sentence(change, message):
     ("change", "message"),
     [
         ({"method": "pomp"}, "method is 'pomp'.*did you mean 'pompc'"),
-        ({"size": "smal"}, "size is 'smal'.*did you mean 'small'"),
+        ({"size": "smal"}, "size is 'smal'.*of auto, tiny, .*did you mean 'small'"),
         (
             {"method": "tdmpc2", "prior_weight": 0.5},
             "prior_weight is 0.5; it must be 0",
         ),
         ({"prior_weight": 1.5}, "prior_weight is 1.5; it must be in"),
-        ({"lam": -1.0}, "lambda is -1.0; it must be at least 0"),
+        ({"lam": -1.0}, r"TrainConfig\.lam is -1\.0; it must be at least 0"),
         ({"settings": {"seeds": "prior"}, "method": "tdmpc2"}, "cannot propose"),
         (
             {"settings": {"gate": (0.0, 1.0)}},
@@ -220,6 +222,37 @@ def test_a_wrong_training_is_one_sentence(change, message):
 def test_an_impossible_agent_is_one_sentence(change, message):
     with pytest.raises(ValueError, match=message):
         resolve(TrainConfig(task="x", **change), SPEC, accelerator=False)
+
+
+WRONG = [
+    ({"seed_steps": "x"}, "seed_steps is 'x'; it must be a whole number"),
+    ({"eval_every": 2.5}, "eval_every is 2.5; it must be a whole number"),
+    ({"init_from": 3}, "init_from is 3; it must be a text"),
+    ({"pool": "x"}, "pool is 'x'; it must be one of 'envpool'"),
+    ({"prior_weight": True}, "prior_weight is True; it must be a number, or several"),
+    ({"lam": (1.0, "x")}, "lam is (1.0, 'x'); it must be a number, or several"),
+    ({"settings": None}, "settings is None; it must be values by name"),
+]
+
+
+def test_fields_that_may_be_left_out_are_checked_too():
+    """In a process of its own: here types of arguments are checked before."""
+    code = f"""
+from planprior.experiment import TrainConfig
+for change, _ in {WRONG!r}:
+    try:
+        TrainConfig(task="x", **change)
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"TrainConfig.{told}" for _, told in WRONG]
+
+
+def test_the_end_is_a_whole_number_of_decisions():
+    train = TrainConfig(task="x", steps=9, num_envs=3)
+    made = resolve(train, SPEC, accelerator=False)
+    assert made.decisions == 2 and made.decisions * made.steps_per_decision == 12
 
 
 def test_numbers_that_are_read_can_be_swept():

@@ -80,3 +80,7 @@ def test_wandb_resumes_the_same_run(
     assert first[0][1]["resume"] == "allow" and first[0][1]["config"] == {"a": 1}
     row = {"step": 7, "eval/seed=3,prior_weight=0.5/loss": 0.5}
     assert first[2:] == [("log", row), ("finish",)]
+    # Another training in a folder of the same name is another run.
+    recorder.calls.clear()
+    WeightsAndBiases(tmp_path, project="p", config={"a": 1}, began="today")
+    assert recorder.calls[0][1]["id"] != first[0][1]["id"]

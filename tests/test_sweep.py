@@ -116,7 +116,7 @@ def test_the_folder_is_named_after_the_sweep(change, name):
             {"prior_weight": (0.5, 1.0), "method": "tdmpc_square"},
             "prior_weight is 1.0; it must be below 1 here",
         ),
-        ({"lam": (1.0, -1.0)}, "lambda is -1.0; it must be at least 0"),
+        ({"lam": (1.0, -1.0)}, r"TrainConfig\.lam is -1\.0; it must be at least 0"),
         ({"settings": {"temperature": "1,-1"}}, r"temperature is -1.0; it must be in"),
         (
             {"settings": {"horizon": "3,5"}},

@@ -210,6 +210,8 @@ def find_checkpoint(path: Path, which: Which = "best") -> Path:
         raise CheckpointError(f"{path} is no folder; it must be a run or a checkpoint")
     if not (path / "checkpoints").is_dir():
         _refuse_folder_of_runs(path)
+        if (path / "config.json").exists() and not (path / "meta.json").exists():
+            raise CheckpointError(f"{path} has no checkpoint yet")
         return path
     checkpoints = Checkpoints(path / "checkpoints")
     if isinstance(which, int):

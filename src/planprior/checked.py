@@ -1,6 +1,5 @@
 """Settings that check themselves, and say what is wrong in one sentence."""
 
-import dataclasses
 import difflib
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -61,32 +60,46 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _real(value: object) -> bool:
+def is_real(value: object) -> bool:
+    """Whether it is a number, which `True` is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 KINDS: dict[object, tuple[Callable[[object], bool], str]] = {
     int: (_whole, "a whole number"),
-    float: (_real, "a number"),
+    float: (is_real, "a number"),
     bool: (lambda value: isinstance(value, bool), "true or false"),
     str: (lambda value: isinstance(value, str), "a text"),
 }
 """By annotation: what a value must satisfy, and how that is called."""
 
 
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    """What a value must be if it is not None, and whether it may be that."""
+    parts = typing.get_args(annotation)
+    others = [part for part in parts if part is not type(None)]
+    if len(parts) == 2 and len(others) == 1:
+        return others[0], True
+    return annotation, False
+
+
 @dataclass(frozen=True)
 class Checked:
-    """Checks every `Literal` field, and that numbers, switches and texts are such."""
+    """Checks every `Literal` field, and that numbers, switches and texts are such.
+
+    Where None is allowed, it may be that instead.
+    """
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            _check_choice(owner, f.name, value, hints[f.name])
-            if hints[f.name] in KINDS:
-                is_one, allowed = KINDS[hints[f.name]]
-                require(is_one(value), owner, f.name, value, allowed)
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            value, (hint, optional) = getattr(self, name), _without_none(annotation)
+            if optional and value is None:
+                continue
+            _check_choice(owner, name, value, hint)
+            if hint in KINDS:
+                is_one, allowed = KINDS[hint]
+                require(is_one(value), owner, name, value, allowed)
 
     def at_least(self, least: int, *names: str) -> None:
         """Check that the named fields are not below `least`."""

@@ -150,11 +150,13 @@ PLAIN = {
     r"Missing value for argument '(?:\(')?(.*?)(?:',\))?'\. Expected.*": (
         r"\1 has no value; it must have one"
     ),
+    r"Missing from (planprior \S+): (.*)": r"`\1` lacks a word: \2",
 }
 """What tyro says of a value, as patterns, and how every other error here says it."""
 
 
 def _plain(sentence: str) -> str:
+    sentence = sentence.replace(" (required)", "").rstrip(".")
     for pattern, ours in PLAIN.items():
         found = re.fullmatch(pattern, sentence)
         if found:

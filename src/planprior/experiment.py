@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from planprior import methods, settings, sweep
-from planprior.checked import Checked, is_seed, require, require_seed
+from planprior.checked import Checked, find, is_real, is_seed, require, require_seed
 from planprior.compatibility import require_read
 from planprior.config import Config
 from planprior.hypers import Hypers, weight_from_lambda
@@ -119,6 +119,8 @@ class TrainConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = type(self).__name__
+        named = isinstance(self.settings, Mapping)
+        require(named, owner, "settings", self.settings, "values by name")
         self._settle_sweeps()
         require_seed(self.seed, f"{owner}.seed")
         self.at_least(1, "steps", "num_envs", "buffer_size", "eval_episodes")
@@ -148,6 +150,9 @@ class TrainConfig(Checked):
         seeds = tuple(seeds)
         for name in ("prior_weight", "lam"):
             settled = sweep.one_or_several(owner, name, getattr(self, name))
+            numbers = () if settled is None else sweep.as_tuple(settled)
+            holds = all(map(is_real, numbers))
+            require(holds, owner, name, settled, "a number, or several")
             object.__setattr__(self, name, settled)
         holds = not (seeds and self.seed)
         require(holds, owner, "seed", self.seed, "left out beside seeds")
@@ -226,6 +231,11 @@ class Experiment:
         return self.members[0].hypers
 
     @property
+    def decisions(self) -> int:
+        """Decisions of each environment: as many as `steps` take, or begin."""
+        return -(-self.train.steps // self.steps_per_decision)
+
+    @property
     def random_steps(self) -> int:
         """Environment steps of random actions at the start, of each member."""
         return self.seed_decisions * self.spec.action_repeat
@@ -254,9 +264,8 @@ def resolve(
     Raises:
         ValueError: A setting is unknown or makes no sense.
     """
-    size = train.size
-    if size == "auto":
-        size = "5" if accelerator else "tiny"
+    sizes = {"auto": "5" if accelerator else "tiny", **{s: s for s in methods.SIZES}}
+    size = find(sizes, train.size, "size")
     config, members = _members(train, spec, size, proposed)
     own = settings.parse(train.settings)
     decisions = math.ceil(train.steps / spec.action_repeat)

@@ -136,7 +136,7 @@ def weight_from_lambda(lam: float) -> float:
     Raises:
         ValueError: λ is negative or NaN.
     """
-    require(lam >= 0, "prior", "lambda", lam, "at least 0 (inf is allowed)")
+    require(lam >= 0, "TrainConfig", "lam", lam, "at least 0 (inf is allowed)")
     return 1.0 if lam == float("inf") else lam / (1 + lam)
 
 

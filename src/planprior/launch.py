@@ -169,7 +169,7 @@ def _folder(
             warn=console.print,
         ) as run,
         Progress(
-            experiment.train.steps,
+            experiment.decisions * experiment.steps_per_decision,
             start=step,
             learns_from=experiment.random_steps,
             console=console,
@@ -186,10 +186,13 @@ def _sinks(experiment: Experiment, resumed_at: int | None) -> list[Sink]:
         path = folder / "tensorboard"
         sinks.append(TensorBoard(path, resumed_at=resumed_at, members=columns))
     if train.wandb:
-        config = experiments.to_json(experiment)
         sinks.append(
             WeightsAndBiases(
-                folder, project=train.wandb, config=config, members=columns
+                folder,
+                project=train.wandb,
+                config=experiments.to_json(experiment),
+                began=experiments.read(folder)["machine"]["date"],
+                members=columns,
             )
         )
     return sinks

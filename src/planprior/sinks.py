@@ -44,7 +44,8 @@ class TensorBoard:
         self._members = tuple(members)
         self._module: Any = _optional("tensorboardX", "TensorBoard")
         self._folder = Path(folder)
-        self._purge_step = None if resumed_at is None else resumed_at + 1
+        # A run that was killed before its first checkpoint begins anew.
+        self._purge_step = 0 if resumed_at is None else resumed_at + 1
         self._writers: dict[str, Any] = {}
 
     def write(self, kind: str, row: Row) -> None:
@@ -72,6 +73,7 @@ class WeightsAndBiases:
         *,
         project: str,
         config: Row,
+        began: str = "",
         members: Sequence[str] = MEMBER_COLUMNS,
     ):
         """Starts or resumes the W&B run that belongs to a run folder.
@@ -80,6 +82,8 @@ class WeightsAndBiases:
             folder: The run folder.
             project: Where W&B keeps it.
             config: What W&B shows as its configuration.
+            began: When the training did, which tells it from others in folders of the
+                same name, on another machine or deleted.
             members: Columns that tell the agents apart.
         """
         self._members = tuple(members)
@@ -88,7 +92,7 @@ class WeightsAndBiases:
         self._run = module.init(
             project=project,
             name=folder.name,
-            id=hashlib.sha256(str(folder).encode()).hexdigest()[:16],
+            id=hashlib.sha256(f"{folder} {began}".encode()).hexdigest()[:16],
             dir=str(folder),
             config=dict(config),
             resume="allow",

@@ -94,7 +94,7 @@ class Training:
             reanalysis=experiment.config.reanalysis.interval,
             log_every=train.log_every,
         )
-        self.total = -(-train.steps // experiment.steps_per_decision)
+        self.total = experiment.decisions
         self.counters = Counters()
         self._start: Start | None = None
         self.agents: AgentState = population.init()
@@ -420,9 +420,10 @@ class Training:
             frozen[str(i)] = f"{what} at {self.env_steps} env steps"
         if len(frozen) == len(members):
             what = "; ".join(dict.fromkeys(frozen.values()))
+            checkpoints = self.tools.saving.checkpoints
+            before = f"; the checkpoints in {checkpoints.folder} are from before"
             raise TrainingError(
-                f"training diverged: {what}; the checkpoints in "
-                f"{self.tools.saving.checkpoints.folder} are from before"
+                f"training diverged: {what}{before if checkpoints.steps() else ''}"
             )
         for i in new:
             self._reporter.frozen(i, frozen[str(i)], self.counters)
