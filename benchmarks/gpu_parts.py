@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from planprior import agent, benchmark, experiment, nets, population, runtime
+from planprior import agent, benchmark, experiment, nets, programs, runtime
 from planprior.flops import plan_flops, update_flops
 from planprior.spec import EnvSpec
 
@@ -103,17 +103,19 @@ MAPPINGS = {
 @contextlib.contextmanager
 def built_as(variant: Variant):
     """Change the library for as long as a variant's programs are traced."""
-    saved = nets.apply_heads, population.map_members, jax.lax.scan
+    saved = nets.apply_heads, programs.map_members, jax.lax.scan
+    # Programs are shared between populations, and remember how they were traced.
+    programs._shared.cache_clear()
     nets.apply_heads = HEADS[variant.heads]
     mapping = MAPPINGS[variant.mapping]
     if variant.members > 1:
-        population.map_members = lambda f, num_members: mapping(f)
+        programs.map_members = lambda f, num_members: mapping(f)
     if variant.iterations == "unrolled":
         jax.lax.scan = functools.partial(saved[2], unroll=True)
     try:
         yield
     finally:
-        nets.apply_heads, population.map_members, jax.lax.scan = saved
+        nets.apply_heads, programs.map_members, jax.lax.scan = saved
 
 
 def train_config(variant: Variant, size: str) -> experiment.Experiment:
@@ -129,10 +131,10 @@ TRACING = threading.Lock()
 def build(variant: Variant, size: str) -> benchmark.Subject:
     """Build a variant, trace it and compile it; several may be built at once."""
     with jax.default_matmul_precision(variant.precision):
-        subject = benchmark.Subject(
-            train_config(variant, size), variant.members, variant.updates
-        )
         with TRACING, built_as(variant):
+            subject = benchmark.Subject(
+                train_config(variant, size), variant.members, variant.updates
+            )
             lowered = subject.lower()
         say(f"traced {variant}")
         subject.compile(lowered)

@@ -117,6 +117,30 @@ def test_several_updates_at_once_are_the_same_as_one_by_one(alone):
     jax.tree.map(compare, last, metrics)
 
 
+def test_on_an_accelerator_only_what_tells_has_a_branch(monkeypatch):
+    """A branch makes its host wait. What is learned is the same with and without."""
+    monkeypatch.setattr(population, "programs_for", programs._shared.__wrapped__)
+    pop = build(SEEDS[:1], WEIGHTS[:1])
+    assert pop.programs.may_tell(False)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "cuda")
+        quiet, telling = (pop.programs.may_tell(tell) for tell in (False, True))
+    assert (quiet, telling) == (False, True)
+    assert not build(SEEDS[:1], [0.0], "tdmpc2").programs.may_tell(True)
+    replay = collect(pop, [0])
+    monkeypatch.setattr(pop.programs, "may_tell", lambda tell: tell)
+    (agents, metrics), (others, told) = (
+        pop.update(pop.init(), replay, 0, num_updates=1, tell=tell)
+        for tell in (False, True)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+        agents,
+        others,
+    )
+    assert float(metrics["grad_cosine"][0]) == 0 != float(told["grad_cosine"][0])
+
+
 def test_reanalysis_renews_plans_that_the_next_update_reads(alone):
     pop = alone
     agents, replay = pop.init(), collect(pop, [0])

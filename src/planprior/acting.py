@@ -132,10 +132,11 @@ class Agent:
         if self._age:
             warm = jnp.asarray(aged(warm, self._age))
         decision = self.population.evaluate(self.agents, seen, warm, reset, self._step)
-        self._check_chosen(mode, not decision.fault[0])
+        action, fault = self.population.fetch(decision)
+        self._check_chosen(mode, not fault[0])
         self._warm_start, self._age, self._fresh = decision.warm_start, 0, False
         self._step += 1
-        return np.asarray(decision.action)[0, 0]
+        return action[0, 0]
 
     def _check_chosen(self, mode: str, finite: bool) -> None:
         if not finite:

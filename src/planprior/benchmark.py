@@ -8,7 +8,7 @@ all of them alike, and the least of the times is reported beside the median.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -204,16 +204,19 @@ class Subject:
     def loop(self, pool: Pool, decisions: int, shares: Shares) -> None:
         """Train for some decisions, with the environments beside the updates.
 
-        The order of `training.py`: dispatch plan and update, fetch, step, store.
+        The order of `training.py`: dispatch the plan, wait for the update before,
+        dispatch the next, fetch, step, store.
         """
         population = self.population
         shape = (population.num_members, population.num_envs)
         seen = pool.reset(0).reshape(*shape, -1)
         reset, warm_start = np.ones(shape, bool), population.cold_start()
+        metrics: Any = ()
         for step in range(decisions):
             with shares.section("plan"):
                 decision, _ = population.act(self.agents, seen, warm_start, reset, step)
             with shares.section("update"):
+                jax.block_until_ready(metrics)
                 self.agents, metrics = population.update(
                     self.agents, self.replay, self._count, num_updates=self.updates
                 )
@@ -225,11 +228,10 @@ class Subject:
                 answer = population.seen(outcome)
             with shares.section("store"):
                 self.replay = population.add(self.replay, decision, answer, self._count)
-            with shares.section("update"):
-                jax.block_until_ready(metrics)
             self._count += self.updates
             warm_start = decision.warm_start
             seen, reset = answer.reset_observation, answer.begun
+        jax.block_until_ready((metrics, self.replay))
 
 
 def time_parts(

@@ -237,8 +237,9 @@ class Loop:
         """The metrics of an update."""
         numbers = place.fault, given.hypers, given.keys, np.int32(0), np.bool_(0)
         _, metrics = self._programs.update.eval_shape(
-            agents, replay, *numbers, num_updates=self._at_once, learn_policy=True
-        )
+            agents, replay, *numbers, num_updates=self._at_once, learn_policy=True,
+            may_tell=False,
+        )  # fmt: skip
         return tuple(metrics)
 
     def read(self, record: Record, i: int) -> Read:
@@ -393,6 +394,7 @@ class Loop:
         agents, metrics = self._programs.update_program(
             learner.agents, learner.replay, learner.fault, given.hypers, given.keys,
             learner.updates, tell, num_updates=self._at_once, learn_policy=True,
+            may_tell=self._programs.may_tell(True),
         )  # fmt: skip
         told = [metrics[name].astype(jnp.float32) for name in self._metrics]
         return _Learner(

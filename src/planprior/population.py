@@ -211,6 +211,7 @@ class Population:
         return self.programs.update(
             agents, replay, fault, self.hypers, self.keys, np.int32(update_count),
             np.bool_(tell), num_updates=num_updates, learn_policy=learn_policy,
+            may_tell=self.programs.may_tell(tell),
         )  # fmt: skip
 
     def reanalyse(
@@ -242,6 +243,7 @@ class Population:
         return self.programs.update.lower(
             agents, replay, fault, self.hypers, self.keys, np.int32(0), np.bool_(0),
             num_updates=num_updates, learn_policy=True,
+            may_tell=self.programs.may_tell(False),
         )  # fmt: skip
 
     # --- Members ----------------------------------------------------------------------

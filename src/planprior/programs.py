@@ -25,6 +25,7 @@ from planprior.diagnostics import WATCHED
 from planprior.hypers import Hypers
 from planprior.mapping import alone
 from planprior.placement import Placement
+from planprior.priors import PRIORS
 from planprior.replay import Replay
 from planprior.spec import EnvSpec
 from planprior.state import AgentState
@@ -145,7 +146,7 @@ class Programs:
         self.act_randomly = compiled(self.random_program)
         self.update = compiled(
             self.update_program,
-            static=["num_updates", "learn_policy"],
+            static=["num_updates", "learn_policy", "may_tell"],
             donate=0 if self.donates else (),
             options=known_options(**SEQUENTIAL) if on_cpu else None,
         )
@@ -168,6 +169,15 @@ class Programs:
         may go on with the old parameters at the same time.
         """
         return self.config.network.mlp_dim > 512 or jax.default_backend() != "cpu"
+
+    def may_tell(self, tell: bool) -> bool:
+        """Whether to take the update's program that can tell how its terms pull.
+
+        Where the device chooses a branch, a GPU's host waits for what it chose: there
+        the program without one serves all updates but those that tell.
+        """
+        on_cpu = jax.default_backend() == "cpu"
+        return PRIORS[self.config.prior.kind].active and (tell or on_cpu)
 
     def _init_program(self, hypers: Hypers, keys: Key[Array, "P"]) -> AgentState:
         def one(hypers: Hypers, key: PRNGKey) -> AgentState:
@@ -320,8 +330,9 @@ class Programs:
         tell: Bool[Array, ""],
         num_updates: int,
         learn_policy: bool,
+        may_tell: bool,
     ) -> tuple[AgentState, MemberMetrics]:
-        """`update` before it is compiled; see `Population.update`."""
+        """`update` before it is compiled; see `Population.update` and `may_tell`."""
 
         def one(state, batch, hypers, key, fault, *, telling) -> Any:
             return agent.update(
@@ -335,7 +346,7 @@ class Programs:
             step_keys = self._keys_for(keys, Purpose.UPDATE, count)
             # The same for all members, or each would compute both branches of `cond`.
             last = tell & (count == update_count + num_updates - 1)
-            learn = self._map(functools.partial(one, telling=last))
+            learn = self._map(functools.partial(one, telling=may_tell and last))
             agents, metrics = learn(agents, batch, hypers, step_keys, fault)
             fault = _fault_of_update(fault, metrics)
             return (agents, fault), metrics | {"fault": fault}

@@ -277,6 +277,9 @@ class Training:
         planned_at = counters.updates
         with shares.section("plan"):
             decision = self._decide()
+        # Not before: a plan that is in the queue starts as soon as the update is done.
+        with shares.section("update"):
+            jax.block_until_ready(self._metrics)
         # Before the actions are there: neither needs the other, so a CPU's second core
         # learns meanwhile, and a GPU's host starts one's kernels while the other's run.
         if self.experiment.train.overlap:
@@ -295,8 +298,6 @@ class Training:
         self._reporter.episodes(outcome, counters)
         if not self.experiment.train.overlap:
             self._learn_beside(counters.decisions)
-        with shares.section("update"):
-            jax.block_until_ready(self._metrics)
         self._add_faults(fault)
         self._count_seconds()
         if self.schedule.logs(counters.decisions):
