@@ -184,6 +184,17 @@ def test_no_branch_on_a_methods_name():
                 assert not words & set(methods.METHODS), path
 
 
+def test_the_readme_says_how_long_the_method_is():
+    text = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8")
+    told = re.search(r"The method is five files.*?\(([\d,]+) lines", text)
+    named = re.search(r"## Read the code(.*?)\n## ", text, re.DOTALL)
+    assert told and named
+    files = set(re.findall(r"(\w+\.py)`?\W", named[1]))
+    assert len(files) == 7
+    lines = sum(len((SOURCE / f).read_text().splitlines()) for f in files)
+    assert int(told[1].replace(",", "")) == lines
+
+
 def test_the_public_names_are_there():
     for name in planprior.__all__:
         assert getattr(planprior, name) is not None
