@@ -58,7 +58,8 @@ class TrainConfig(Checked):
         run_dir: Folder of the run; by default one under `runs/` named after task,
             method, size and seed.
         seed_steps: Environment steps of random actions at the start; by default the
-            published max(1000, 5 episodes) decisions.
+            published max(1000, 5 episodes) decisions, and `horizon` of each environment
+            at least.
         updates_per_step: Gradient steps per decision of one environment.
         buffer_size: Rows that an agent's replay keeps, at most those of `steps`: one
             for each decision and one more for each episode, or `horizon` more for one
