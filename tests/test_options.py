@@ -252,7 +252,7 @@ for change, _ in {WRONG!r}:
 def test_the_end_is_a_whole_number_of_decisions():
     train = TrainConfig(task="x", steps=9, num_envs=3)
     made = resolve(train, SPEC, accelerator=False)
-    assert made.decisions == 2 and made.decisions * made.steps_per_decision == 12
+    assert made.decisions == 2 and made.last_step == 12
 
 
 def test_numbers_that_are_read_can_be_swept():

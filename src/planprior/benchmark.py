@@ -5,6 +5,7 @@ timed in turns with those of the others, so that whatever else the machine does 
 all of them alike, and the least of the times is reported beside the median.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from planprior.experiment import Experiment
 from planprior.flops import plan_flops, update_flops
 from planprior.hlo import count_kernels
 from planprior.population import Population
+from planprior.schedule import exact
 from planprior.spec import EnvSpec
 from planprior.timing import Shares
 
@@ -362,7 +364,7 @@ def run(
     """
     peak = matmul_peak()
     train = experiment.train
-    updates = max(1, int(train.num_envs * train.updates_per_step))
+    updates = max(1, math.floor(train.num_envs * exact(train.updates_per_step)))
     subjects = [Subject(experiment, count, updates) for count in members]
     for subject in subjects:
         subject.compile()

@@ -237,6 +237,11 @@ class Experiment:
         return -(-self.train.steps // self.steps_per_decision)
 
     @property
+    def last_step(self) -> int:
+        """Environment steps of each member at the end, which whole decisions make."""
+        return self.decisions * self.steps_per_decision
+
+    @property
     def random_steps(self) -> int:
         """Environment steps of random actions at the start, of each member."""
         return self.seed_decisions * self.spec.action_repeat

@@ -169,7 +169,7 @@ def _folder(
             warn=console.print,
         ) as run,
         Progress(
-            experiment.decisions * experiment.steps_per_decision,
+            experiment.last_step,
             start=step,
             learns_from=experiment.random_steps,
             console=console,
@@ -332,7 +332,7 @@ def _tell_start(start: Start | None, console: Console) -> None:
 
 def _tell_stop(experiment: Experiment, made: int, console: Console) -> None:
     """Say where a training was stopped, and what the same command does next."""
-    steps = experiment.train.steps
+    steps = experiment.last_step
     what = "goes on from there" if made < steps else "makes the last evaluation"
     console.print(
         f"stopped and saved at {made} of {steps} env steps in {experiment.run_dir}; "

@@ -210,9 +210,9 @@ def _require_whole(
     row: Mapping[str | None, Any], columns: Sequence[str], path: Path, line: int
 ) -> None:
     """Check that a row of `csv.DictReader` has as many cells as there are columns."""
-    more = len(row.get(None, ()))
-    there = more + sum(row[name] is not None for name in set(columns))
-    if there == len(set(columns)):
+    more, names = len(row.get(None, ())), set(columns)
+    there = more + sum(row[name] is not None for name in names)
+    if there == len(names):
         return
     why = "does a number have a comma in it" if more else "is the file cut off"
     raise ResultsError(

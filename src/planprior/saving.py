@@ -71,8 +71,8 @@ class Start(NamedTuple):
                 for name, texts in stored.items()
             }
         except (AttributeError, TypeError, ValueError):
-            found = {"": np.zeros(0)}
-        if any(len(values) != members for values in found.values()):
+            found = None
+        if found is None or any(len(values) != members for values in found.values()):
             raise CheckpointError(
                 f"the checkpoint of step {self.step} does not say what the last "
                 "gradient step told of each member"

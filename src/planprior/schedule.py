@@ -29,7 +29,7 @@ class Counters:
 
 
 @cache
-def _exact(rate: float) -> Fraction:
+def exact(rate: float) -> Fraction:
     """The rate that was meant: 0.7 is seven tenths, not the float just below.
 
     5800 times that float is 4059.9999999999995: one gradient step would come late.
@@ -77,7 +77,7 @@ class Schedule(NamedTuple):
     @property
     def _updates_of_all(self) -> Fraction:
         """Gradient steps per decision of all environments."""
-        return self.num_envs * _exact(self.updates_per_step)
+        return self.num_envs * exact(self.updates_per_step)
 
     @property
     def pretraining(self) -> int:

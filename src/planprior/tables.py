@@ -27,7 +27,7 @@ PART_BYTES = 64 << 20
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says in one sentence which table could not be written, and why."""
+    """Says in one sentence which file could not be written, and why."""
     try:
         yield
     except OSError as error:
