@@ -118,8 +118,7 @@ def spread_rows(label: str, runs: Sequence[Run]) -> Iterator[list[str]]:
             place = "below" if last.ours.mean < about.low else "above"
         shown = (comparison.text(x, 1) for x in (last.ours, about))
         budget = f"{last.env_steps:,.0f}"
-        method = label.replace(f" size {size}", "")  # which has a column of its own
-        yield [task, method, size, budget, *shown, one.theirs.source, place]
+        yield [task, label, size, budget, *shown, one.theirs.source, place]
 
 
 def end_of(label: str, runs: Sequence[Run]) -> list[str]:
