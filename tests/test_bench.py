@@ -10,7 +10,7 @@ import pytest
 from planprior import benchmark, cli, experiment, runtime
 from planprior.envs import dmc
 from planprior.envs.registry import task_spec
-from planprior.hlo import count_kernels
+from planprior.hlo import count_kernels, moved_bytes
 from planprior.spec import EnvSpec
 from toys import TINY
 
@@ -49,6 +49,48 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 def test_a_loop_counts_as_often_as_it_runs():
     """Eight rounds of an addition and a fusion, whose instructions are one kernel."""
     assert count_kernels(LOOP) == {"add": 8, "fusion": 8, "custom-call": 1}
+
+
+SOME_ENTRIES = """HloModule jit_g, is_scheduled=true
+
+%fused.1 (table: f32[100,8], i: s32[]) -> f32[1,8] {
+  %table = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %row = f32[1,8]{1,0} dynamic-slice(%table, %i, %i), dynamic_slice_sizes={1,8}
+}
+
+%fused.2 (i: s32[], row: f32[1,8], table: f32[100,8]) -> f32[100,8] {
+  %i = s32[] parameter(0)
+  %row = f32[1,8]{1,0} parameter(1)
+  %table = f32[100,8]{1,0} parameter(2)
+  ROOT %new = f32[100,8]{1,0} dynamic-update-slice(%table, %row, %i, %i)
+}
+
+ENTRY %main (table: f32[100,8], i: s32[]) -> f32[100,8] {
+  %table = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %row = f32[1,8]{1,0} fusion(%table, %i), kind=kLoop, calls=%fused.1
+  ROOT %new = f32[100,8]{1,0} fusion(%i, %row, %table), kind=kLoop, calls=%fused.2
+}
+"""
+
+
+def test_what_kernels_move():
+    """An addition of one number to itself, and four numbers in and four out."""
+    assert moved_bytes(LOOP) == 8 * ((4 + 4) + (16 + 16)) + (16 + 16)
+
+
+def test_of_a_table_only_the_entries_that_are_looked_up_or_written_move():
+    read, written = 32 + 4 + 32, 4 + 32 + 32
+    assert moved_bytes(SOME_ENTRIES) == read + written
+    whole = SOME_ENTRIES.replace("dynamic-slice(%table", "reduce(%table")
+    assert moved_bytes(whole) == read + written + (3200 - 32)
+
+
+def test_what_a_real_program_moves():
+    x = jnp.ones(1000)
+    text = jax.jit(lambda x, y: x * y + x).lower(x, x).compile().as_text() or ""
+    assert moved_bytes(text) == 3 * 4000
 
 
 def test_kernels_of_a_real_program():
