@@ -12,13 +12,13 @@ from planprior import methods
 SOURCE = Path(planprior.__file__).parent
 CORE = (
     *("spec", "types", "checked", "config", "hypers", "compatibility", "methods"),
-    *("numerics", "mapping", "nets", "encoders", "policies", "world_model", "draws"),
+    *("mapping", "numerics", "nets", "encoders", "policies", "world_model", "draws"),
     *("search", "planner", "priors", "actor", "weighing", "targets", "losses", "state"),
     *("diagnostics", "adam", "learning", "agent"),
 )
 # Each file may import those before it, and nothing that comes later.
 ORDER = (
-    *("spec", "types", "checked", "config", "hypers", "numerics", "mapping", "nets"),
+    *("spec", "types", "checked", "config", "hypers", "mapping", "numerics", "nets"),
     *("encoders", "policies", "world_model", "priors", "actor", "draws", "search"),
     *("planner", "compatibility", "methods", "weighing", "targets", "losses"),
     *("state", "diagnostics", "adam"),
@@ -26,14 +26,17 @@ ORDER = (
 )
 FILES = ("tensorfile", "checkpoint")
 STORED = (*ORDER, *FILES, "replay_segments", "replay_store")
-THIRD_PARTY = {"equinox", "jax", "extend.random", "jaxtyping", "numpy", "optax"}
+THIRD_PARTY = {
+    *("equinox", "jax", "extend.random", "experimental.layout", "jaxtyping", "numpy"),
+    "optax",
+}
 STANDARD = {
     *("abc", "collections", "dataclasses", "difflib", "functools", "math", "typing"),
     "enum",
 }
 # What a controller or a robot needs, and nothing that learns or simulates.
 ACTING = (
-    *("spec", "types", "checked", "config", "hypers", "numerics", "mapping", "nets"),
+    *("spec", "types", "checked", "config", "hypers", "mapping", "numerics", "nets"),
     *("encoders", "policies", "world_model", "priors", "draws", "search", "planner"),
     "compatibility",
     *("sweep", "settings", "tensorfile", "checkpoint", "actor", "portable"),

@@ -167,7 +167,10 @@ class Recorded(NamedTuple):
         shape = (samples, self.golden.spec().action_dim)
         recorded = f"{self.group}/terminal_policy_eps" in self.golden.arrays
         terminal = self._get("terminal_policy_eps")[i] if recorded else jnp.zeros(shape)
-        return draws.Noise(self._get("noise")[i], terminal, jnp.arange(2))
+        return draws.Noise(self._get("noise")[i], terminal)
+
+    def heads(self, i):
+        return jnp.arange(2)
 
     def elite(self, weights):
         return self._get("chosen_elite").astype(jnp.int32)
@@ -187,9 +190,7 @@ def test_value_of_sequences(golden: Loaded):
 
     def value(a, e):
         path = planner.rollout(model, model.encode(obs), a, hypers, config.planner)
-        return planner.sequence_value(
-            model, policy, path, e, jnp.arange(2), config.horizon, hypers
-        )
+        return planner.sequence_value(model, policy, path, e, jnp.arange(2))
 
     values = jax.jit(jax.vmap(value, (1, 0)))(actions, jnp.asarray(eps))
     close(values[:, None], golden["estimate/value"])

@@ -85,7 +85,10 @@ class Scripted(NamedTuple):
 
     def iteration(self, i):
         samples = self.noise.shape[1] + self.seeds_noise.shape[1]
-        return draws.Noise(self.noise, jnp.zeros((samples, 2)), jnp.arange(2))
+        return draws.Noise(self.noise, jnp.zeros((samples, 2)))
+
+    def heads(self, i):
+        return jnp.arange(2)
 
     def elite(self, weights):
         return jnp.int32(self.chosen)
@@ -125,9 +128,8 @@ def test_it_finds_the_linear_quadratic_optimum():
 
 def value_of(z, actions):
     path = planner.rollout(MODEL, z, actions, HYPERS.arrays(), CONFIG.planner)
-    return float(planner.sequence_value(
-        MODEL, POLICY, path, jnp.zeros(2), jnp.arange(2), H, HYPERS.arrays()
-    ))  # fmt: skip
+    value = planner.sequence_value(MODEL, POLICY, path, jnp.zeros(2), jnp.arange(2))
+    return float(value)
 
 
 def test_iterations_improve_the_plan():
@@ -221,7 +223,7 @@ def test_only_the_drawn_heads_matter():
     config = change(CONFIG, "planner", iterations=1)
     dims = draws.Dims(H, 2, N, SEEDS, 3)
     heads_key, _ = jax.random.split(a_key())
-    drawn = draws.KeyedDraws(a_key(), heads_key, dims).iteration(jnp.int32(0)).heads
+    drawn = draws.KeyedDraws(a_key(), heads_key, dims).heads(jnp.int32(0))
     assert len(set(map(int, drawn))) == 2
     expected = plan_for(THREE, config=config, explore=False)
     for head in range(3):
@@ -423,9 +425,7 @@ def test_nothing_counts_after_a_predicted_end(how):
         end = 1 / (1 + np.exp(-2 * (x[0] - 1)))
         alive *= (end <= 0.5) if how == "threshold" else 1 - end
     path = planner.rollout(model, z, push, HYPERS.arrays(), config.planner)
-    value = planner.sequence_value(
-        model, POLICY, path, jnp.zeros(2), jnp.arange(2), 3, HYPERS.arrays()
-    )
+    value = planner.sequence_value(model, POLICY, path, jnp.zeros(2), jnp.arange(2))
     close(value, total + 0.9**3 * alive * 10, rtol=1e-4)
     if how == "threshold":
         assert alive == 0 and total == 1  # the very first step ends it

@@ -383,7 +383,8 @@ def test_what_comes_after_a_predicted_end_counts_for_nothing(termination):
             goes_on = 1 / (1 + np.exp(logit))
             alive *= goes_on if termination == "soft" else float(logit <= 0)
         assert float(path.reward) == pytest.approx(expected, abs=1e-4)
-        assert float(path.alive) == pytest.approx(alive, abs=1e-4)
+        weight = hypers.discount**3 * alive
+        assert float(path.weight) == pytest.approx(weight, abs=1e-4)
         outcomes.add(tuple(flags))
     # Ends at once, later, never, and states that seem to have recovered from one.
     assert len(outcomes) >= 3

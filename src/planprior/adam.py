@@ -6,13 +6,18 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool
 
 from planprior.hypers import Hypers
+from planprior.mapping import on_accelerator
 from planprior.types import Number, Scalar
 
 BETA_1, BETA_2 = 0.9, 0.999
 """As published."""
+
+SMALL = 2**14
+"""Numbers in an array from which on its squares are summed by a kernel of its own."""
 
 Tree = TypeVar("Tree")
 Flag = Bool[Array, ""] | bool
@@ -26,6 +31,25 @@ def keep_unless(going: Flag, new: Tree, old: Tree) -> Tree:
     old numbers anyway, and costs nothing.
     """
     return jax.tree.map(lambda a, b: jnp.where(going, a, b), new, old)
+
+
+def _row_major(x: Array) -> Array:
+    """Written as parameters are.
+
+    XLA makes the gradient of a stack of heads transposed, and would have Adam transpose
+    parameters and moments to it and back.
+    """
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
+
+def global_norm(gradient: Any) -> Scalar:
+    """Global norm; on accelerators all small arrays are one sum, and one kernel."""
+    if not on_accelerator():
+        return optax.tree.norm(gradient)
+    leaves = jax.tree.leaves(gradient)
+    small = [jnp.zeros(1), *(x.ravel() for x in leaves if x.size < SMALL)]
+    large = [x for x in leaves if x.size >= SMALL]
+    return optax.tree.norm([jnp.concatenate(small), *large])
 
 
 def adam_step(
@@ -55,7 +79,9 @@ def adam_step(
     Returns:
         New parameters and moments, and the gradient's norm before the clip.
     """
-    norm = optax.tree.norm(gradient)
+    if on_accelerator():
+        gradient = jax.tree.map(_row_major, gradient)
+    norm = global_norm(gradient)
     going &= jnp.isfinite(norm)
     clip = jnp.minimum(1.0, hypers.max_grad_norm / (norm + 1e-6))
     gradient = jax.tree.map(lambda g: g * clip, gradient)

@@ -226,7 +226,8 @@ class CompiledPlanner:
         draws = self._draws(underway.key, underway.heads_key, planner_config)
         found = planner.improve(
             networks.model, networks.policy, underway.z, underway.prepared,
-            underway.search, draws.iteration(iteration), hypers, planner_config,
+            underway.search, draws.iteration(iteration), draws.heads(iteration),
+            hypers, planner_config,
         )  # fmt: skip
         return found, jnp.clip(found.mean[0], -1.0, 1.0)
 

@@ -21,12 +21,10 @@ class Noise(NamedTuple):
     Attributes:
         actions: Standard normal, for the sequences sampled from the plan.
         terminal: Standard normal, for the action that values the last state.
-        heads: The two value heads that value it.
     """
 
     actions: Sequences
     terminal: Float[Array, "N A"]
-    heads: Int[Array, "_"]
 
 
 @runtime_checkable
@@ -39,6 +37,10 @@ class Draws(Protocol):
 
     def iteration(self, i: Int[Array, ""]) -> Noise:
         """Draws of iteration i."""
+        ...
+
+    def heads(self, i: Int[Array, ""]) -> Int[Array, "_"]:
+        """The two value heads that value the last states of iteration i."""
         ...
 
     def elite(self, weights: Float[Array, "K"]) -> Int[Array, ""]:
@@ -86,13 +88,15 @@ class KeyedDraws(NamedTuple):
         d = self.dims
         key = jax.random.fold_in(jax.random.fold_in(self.key, 1), i)
         actions, terminal = jax.random.split(key)
-        heads = draw_heads(d.heads, key=jax.random.fold_in(self.heads_key, i))
         shape = (d.horizon, d.samples - d.seeds, d.action)
         return Noise(
             jax.random.normal(actions, shape),
             jax.random.normal(terminal, (d.samples, d.action)),
-            heads,
         )
+
+    def heads(self, i: Int[Array, ""]) -> Int[Array, "_"]:
+        """See `Draws`."""
+        return draw_heads(self.dims.heads, key=jax.random.fold_in(self.heads_key, i))
 
     def elite(self, weights: Float[Array, "K"]) -> Int[Array, ""]:
         """See `Draws`."""

@@ -4,8 +4,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from planprior.mapping import on_accelerator
 from planprior.types import Gaussian, Number, Scalar
 
 LOG_2PI = 1.8378770664093453
@@ -70,14 +72,17 @@ class TwoHot:
 
     def decode(self, logits: Float[Array, "bins"]) -> Scalar:
         """Symexp of the mean bin: the expectation is taken in symlog space."""
-        bins = jnp.linspace(self.low, self.high, self.num_bins)
+        bins = np.linspace(self.low, self.high, self.num_bins, dtype=np.float32)
         return symexp(jnp.dot(jax.nn.softmax(logits), bins))
 
     def cross_entropy(self, logits: Float[Array, "bins"], x: Scalar) -> Scalar:
-        """Cross entropy of `logits` to `encode(x)`, by two look-ups.
+        """Cross entropy of `logits` to `encode(x)`.
 
-        Never forming the two-hot target saves 9 % of an update on CPUs.
+        By two look-ups on CPUs, where never forming the two-hot target saves 9 % of an
+        update. On accelerators the gradient of a look-up is a kernel and a copy.
         """
+        if on_accelerator():
+            return jax.nn.logsumexp(logits) - jnp.sum(self.encode(x) * logits)
         position = self.position(x)
         k = jnp.clip(jnp.floor(position), 0, self.num_bins - 2).astype(jnp.int32)
         upper = position - k

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from planprior.config import PlannerConfig
 from planprior.draws import Dims, Draws, KeyedDraws, Noise, Sequences
 from planprior.hypers import Hypers
-from planprior.mapping import alone
+from planprior.mapping import alone, over_steps
 from planprior.policies import Policy
 from planprior.search import Search, finish, fit_elites, start
 from planprior.types import Plan, PRNGKey, Scalar
@@ -29,12 +29,13 @@ class Rollout(NamedTuple):
     Attributes:
         reward: Σ γᵗ cₜ r̂ₜ.
         z: The last state.
-        alive: c_H, whether (or how likely) the episode still runs there.
+        weight: γᴴ c_H, what its value counts for; cₜ is whether, or how likely, the
+            episode still runs at step t.
     """
 
     reward: Scalar
     z: Latent
-    alive: Scalar
+    weight: Scalar
 
 
 def _survival(model: WorldModel, z: Latent, config: PlannerConfig) -> Scalar:
@@ -57,13 +58,16 @@ def rollout(
     What comes after a predicted end counts for nothing: reward, value or a later
     recovery (pitfall P16).
     """
-    reward, weight, alive = jnp.zeros(()), jnp.ones(()), jnp.ones(())
+    zs = [z]
     for a in actions:
-        reward = reward + weight * alive * model.reward(z, a)
-        z = model.next(z, a)
-        alive = alive * _survival(model, z, config)
-        weight = weight * hypers.discount
-    return Rollout(reward, z, alive)
+        zs.append(model.next(zs[-1], a))
+    rewards = over_steps(model.reward)(zs[:-1], actions)
+    survivals = over_steps(lambda z: _survival(model, z, config))(zs[1:])
+    weights = [jnp.ones(())]
+    for survival in survivals:
+        weights.append(weights[-1] * hypers.discount * survival)
+    reward = jnp.sum(jnp.stack(weights[:-1]) * rewards)
+    return Rollout(reward, zs[-1], weights[-1])
 
 
 def sequence_value(
@@ -72,8 +76,6 @@ def sequence_value(
     path: Rollout,
     eps: Float[Array, "A"],
     heads: Int[Array, "_"],
-    horizon: int,
-    hypers: Hypers,
 ) -> Scalar:
     """Rewards along the way plus the discounted value of the last state.
 
@@ -83,7 +85,7 @@ def sequence_value(
     action = policy.family.sample(policy(path.z), eps).action
     chosen = pick_heads(model.value_heads, heads)
     value = jnp.mean(model.values(path.z, action, chosen))
-    return path.reward + hypers.discount**horizon * path.alive * value
+    return path.reward + path.weight * value
 
 
 def follow_policy(
@@ -152,6 +154,7 @@ def improve(
     prepared: Prepared,
     search: Search,
     noise: Noise,
+    heads: Int[Array, "_"],
     hypers: Hypers,
     config: PlannerConfig,
 ) -> Search:
@@ -163,11 +166,8 @@ def improve(
         prepared.paths,
         _explore(model, z, sampled, hypers, config),
     )
-    horizon = len(search.mean)
     values = jax.vmap(
-        lambda path, eps: sequence_value(
-            model, policy, path, eps, noise.heads, horizon, hypers
-        )
+        lambda path, eps: sequence_value(model, policy, path, eps, heads)
     )(paths, noise.terminal)
     actions = jnp.concatenate([prepared.proposals, sampled], axis=1)
     return fit_elites(search, actions, values, hypers)
@@ -203,14 +203,19 @@ def plan(
     """
     prepared = prepare(model, seeders, z, draws.seeds(), hypers, config)
 
-    def iterate(search: Search, i: Int[Array, ""]) -> tuple[Search, None]:
+    def iterate(search: Search, step: tuple[Array, Array]) -> tuple[Search, None]:
+        i, heads = step
         noise = draws.iteration(i)
-        return improve(model, policy, z, prepared, search, noise, hypers, config), None
+        return improve(
+            model, policy, z, prepared, search, noise, heads, hypers, config
+        ), None
 
     search = start(warm_start, hypers, config)
-    # A scan compiles in a third of the time of an unrolled loop and runs as fast.
     iterations = jnp.arange(config.num_iterations(len(warm_start[0])))
-    search, _ = jax.lax.scan(iterate, search, iterations)
+    # Drawn at once, as drawing them is four kernels; the noise would take much memory.
+    heads = jax.vmap(draws.heads)(iterations)
+    # A scan compiles in a third of the time of an unrolled loop and runs as fast.
+    search, _ = jax.lax.scan(iterate, search, (iterations, heads))
     return finish(search, draws, config, explore)
 
 

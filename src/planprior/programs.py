@@ -23,7 +23,7 @@ from planprior import replay as rows
 from planprior.config import Config
 from planprior.diagnostics import WATCHED
 from planprior.hypers import Hypers
-from planprior.mapping import alone
+from planprior.mapping import alone, on_accelerator
 from planprior.placement import Placement
 from planprior.priors import PRIORS
 from planprior.replay import Replay
@@ -104,7 +104,7 @@ def map_members(function: Callable[..., Any], num_members: int) -> Callable[...,
     """
     if num_members == 1:
         return alone(function)
-    if jax.default_backend() == "cpu":
+    if not on_accelerator():
         return lambda *args: jax.lax.map(lambda part: function(*part), args)
     return jax.vmap(function)
 
@@ -139,7 +139,7 @@ class Programs:
         self.spec, self.config, self.num_envs = spec, config, num_envs
         self.placement = placement
         self._map = functools.partial(map_members, num_members=placement.members_each)
-        compiled, on_cpu = placement.compile, jax.default_backend() == "cpu"
+        compiled = placement.compile
         self.init = compiled(self._init_program)
         self.act = compiled(self.act_program, static=["explore"])
         self.act_without_planning = compiled(jax.vmap(agent.act_without_planning))
@@ -148,7 +148,7 @@ class Programs:
             self.update_program,
             static=["num_updates", "learn_policy", "may_tell"],
             donate=0 if self.donates else (),
-            options=known_options(**SEQUENTIAL) if on_cpu else None,
+            options=None if on_accelerator() else known_options(**SEQUENTIAL),
         )
         self.reanalyse = compiled(self.reanalyse_program, donate=1)
         self.add = compiled(self.add_program, donate=0)
@@ -168,7 +168,7 @@ class Programs:
         (5 % of an update), and small networks leave other cores to the planner, which
         may go on with the old parameters at the same time.
         """
-        return self.config.network.mlp_dim > 512 or jax.default_backend() != "cpu"
+        return self.config.network.mlp_dim > 512 or on_accelerator()
 
     def may_tell(self, tell: bool) -> bool:
         """Whether to take the update's program that can tell how its terms pull.
@@ -176,8 +176,7 @@ class Programs:
         Where the device chooses a branch, a GPU's host waits for what it chose: there
         the program without one serves all updates but those that tell.
         """
-        on_cpu = jax.default_backend() == "cpu"
-        return PRIORS[self.config.prior.kind].active and (tell or on_cpu)
+        return PRIORS[self.config.prior.kind].active and (tell or not on_accelerator())
 
     def _init_program(self, hypers: Hypers, keys: Key[Array, "P"]) -> AgentState:
         def one(hypers: Hypers, key: PRNGKey) -> AgentState:
