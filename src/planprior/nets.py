@@ -42,7 +42,7 @@ def _moments_again(x: Float[Array, "out"]) -> tuple[Float[Array, "out"], Scalar]
 
     On accelerators they are kept apart from what follows. Otherwise XLA makes a kernel
     of its own for each thing that depends on them, and writes arrays of x's size
-    between these: an eighth of all that an update moves.
+    between these.
     """
     if not on_accelerator():
         centred, std = _moments(x)
