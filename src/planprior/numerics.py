@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from planprior.mapping import on_accelerator
@@ -72,7 +71,7 @@ class TwoHot:
 
     def decode(self, logits: Float[Array, "bins"]) -> Scalar:
         """Symexp of the mean bin: the expectation is taken in symlog space."""
-        bins = np.linspace(self.low, self.high, self.num_bins, dtype=np.float32)
+        bins = jnp.linspace(self.low, self.high, self.num_bins)
         return symexp(jnp.dot(jax.nn.softmax(logits), bins))
 
     def cross_entropy(self, logits: Float[Array, "bins"], x: Scalar) -> Scalar:

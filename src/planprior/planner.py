@@ -63,11 +63,11 @@ def rollout(
         zs.append(model.next(zs[-1], a))
     rewards = over_steps(model.reward)(zs[:-1], actions)
     survivals = over_steps(lambda z: _survival(model, z, config))(zs[1:])
-    weights = [jnp.ones(())]
-    for survival in survivals:
-        weights.append(weights[-1] * hypers.discount * survival)
-    reward = jnp.sum(jnp.stack(weights[:-1]) * rewards)
-    return Rollout(reward, zs[-1], weights[-1])
+    total, weight = jnp.zeros(()), jnp.ones(())
+    for reward, survival in zip(rewards, survivals, strict=True):
+        total = total + weight * reward
+        weight = weight * hypers.discount * survival
+    return Rollout(total, zs[-1], weight)
 
 
 def sequence_value(
