@@ -13,15 +13,18 @@ what all of them read and write, as if nothing stayed in a cache; divided by the
 
 import argparse
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 # Before JAX is imported: what there is of a GPU here is only its compiler.
-os.environ.update(JAX_PLATFORMS="cpu", JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")
-os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0")
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1",
+    XLA_FLAGS=os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0",
+)
 
 import jax
 import numpy as np
@@ -29,11 +32,14 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from planprior import experiment
+from planprior.envs.registry import task_spec
 from planprior.hlo import count_kernels, moved_bytes
+from planprior.methods import METHODS
 from planprior.population import Population
-from planprior.spec import EnvSpec
+from planprior.runtime import PRECISIONS
 
-DOG = EnvSpec("dm_control:dog-run", 223, 38, 500, action_repeat=2)
+DOG = task_spec("dog-run")
+PARTS = ("plan", "update")
 H100 = """
 platform_name: "CUDA"
 device_description_str: "NVIDIA H100 80GB HBM3"
@@ -61,33 +67,6 @@ gpu_device_info {
 }
 """
 """As `nvidia-smi` and CUDA's device properties describe it."""
-
-
-class Count(NamedTuple):
-    """One program.
-
-    Attributes:
-        method: What is trained.
-        members: P.
-        part: `plan` or `update`.
-        kernels: What one call starts.
-        megabytes: What these read and write.
-        compile_seconds: What compiling took here.
-    """
-
-    method: str
-    members: int
-    part: str
-    kernels: int
-    megabytes: float
-    compile_seconds: float
-
-    def row(self) -> str:
-        """A line of the table."""
-        return (
-            f"| {self.members} | `{self.method}` | {self.part} | {self.kernels} "
-            f"| {self.megabytes:.0f} | {self.compile_seconds:.0f} |"
-        )
 
 
 @contextlib.contextmanager
@@ -145,35 +124,40 @@ def lowered(method: str, members: int, part: str, where: NamedSharding) -> Any:
     )  # fmt: skip
 
 
+def at_least_one(text: str) -> int:
+    """A number of members."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; it must be a whole number from 1 on"
+        )
+    return int(text)
+
+
 def main() -> None:
     """Compile and count."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--members", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--methods", nargs="+", default=["tdmpc2"])
-    parser.add_argument("--parts", nargs="+", default=["plan", "update"])
-    parser.add_argument("--precision", default="tensorfloat32")
-    parser.add_argument("--json", help="write the counts to this file")
-    arguments = parser.parse_args()
-    jax.config.update("jax_default_matmul_precision", arguments.precision)
-    where, counts = card(), []
+    parser.add_argument("--members", type=at_least_one, nargs="+", default=[1, 8])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["tdmpc2"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--precision", choices=PRECISIONS, default="tensorfloat32")
+    asked = parser.parse_args()
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[asked.precision])
+    where = card()
     print("| members | method | part | kernels | MB | compile s |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for method in arguments.methods:
-        for members in arguments.members:
-            for part in arguments.parts:
-                with as_on_a_gpu():
-                    program = lowered(method, members, part, where)
-                    began = time.perf_counter()
-                    text = program.compile().as_text() or ""
-                seconds = time.perf_counter() - began
-                kernels = count_kernels(text).total()
-                moved = moved_bytes(text) / 1e6
-                counts.append(Count(method, members, part, kernels, moved, seconds))
-                print(counts[-1].row(), flush=True)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump([count._asdict() for count in counts], file, indent=1)
+    for method, members, part in product(asked.methods, asked.members, asked.parts):
+        with as_on_a_gpu():
+            program = lowered(method, members, part, where)
+            began = time.perf_counter()
+            text = program.compile().as_text() or ""
+        seconds = time.perf_counter() - began
+        kernels, megabytes = count_kernels(text).total(), moved_bytes(text) / 1e6
+        print(
+            f"| {members} | `{method}` | {part} | {kernels} | {megabytes:.0f} "
+            f"| {seconds:.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from planprior.envs.pool import LocalPool, Pool
 from planprior.experiment import Experiment
 from planprior.flops import plan_flops, update_flops
 from planprior.hlo import count_kernels
+from planprior.mapping import on_accelerator
 from planprior.population import Population
 from planprior.schedule import exact
 from planprior.spec import EnvSpec
@@ -69,8 +70,7 @@ def matmul_peak(sizes: Sequence[int] = (), *, seconds: float = 2.0) -> float:
     The best of several sizes, a chain of products per call: what the machine can do,
     not what its data sheet says.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    sizes = sizes or ((512, 1024) if on_cpu else (4096, 8192))
+    sizes = sizes or ((4096, 8192) if on_accelerator() else (512, 1024))
     return max(_product_rate(n, seconds / len(sizes)) for n in sizes)
 
 

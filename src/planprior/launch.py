@@ -16,6 +16,7 @@ from planprior.envs.process import choose_workers
 from planprior.envs.registry import make_pool, proposed_settings, resolve
 from planprior.experiment import Experiment, TrainConfig
 from planprior.log import RunFolder
+from planprior.mapping import on_accelerator
 from planprior.progress import Progress, Screen
 from planprior.saving import Saving, Start
 from planprior.sinks import Sink, TensorBoard, WeightsAndBiases
@@ -69,7 +70,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         experiment = experiments.resolve(
             config,
             pool.spec,
-            accelerator=runtime.has_accelerator(),
+            accelerator=on_accelerator(),
             proposed=proposed_settings(config.task),
         )
         folder = experiment.run_dir

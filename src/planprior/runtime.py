@@ -140,13 +140,6 @@ def describe() -> dict[str, Any]:
     }
 
 
-def has_accelerator() -> bool:
-    """Returns whether JAX runs on something faster than the CPU."""
-    import jax
-
-    return jax.default_backend() != "cpu"
-
-
 def _matmul_precision() -> str | None:
     import jax
 

@@ -95,6 +95,7 @@ def run(options: Bench) -> int:
     if options.control:
         return bench_control.run(options)
     from planprior import benchmark, experiment, runtime
+    from planprior.mapping import on_accelerator
 
     _check(options)
     # Compile times would be those of reading a file.
@@ -113,7 +114,7 @@ def run(options: Bench) -> int:
         precision=options.precision,
         settings=options.settings,
     )
-    resolved = experiment.resolve(train, spec, accelerator=runtime.has_accelerator())
+    resolved = experiment.resolve(train, spec, accelerator=on_accelerator())
     make_pool, why = _simulator(options, train)
     console = Console(highlight=False, stderr=options.json)
     peak, results = benchmark.run(
