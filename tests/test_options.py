@@ -187,7 +187,9 @@ def test_a_wrong_option_is_one_sentence(arguments, message):
         ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
         ({"eval_every": 0}, "eval_every is 0; it must be at least 1"),
         ({"updates_per_step": 0.0}, "updates_per_step is 0.0; it must be in"),
-        ({"workers": "-1"}, "workers is '-1'; it must be 'auto' or a number"),
+        ({"workers": "-1"}, "workers is '-1'; it must be 'auto' or a whole number"),
+        ({"workers": -1}, "workers is -1; it must be 'auto' or a whole number"),
+        ({"workers": "two"}, "workers is 'two'; it must be 'auto' or a whole number"),
         ({"lam": 1.0, "prior_weight": 0.5}, "left out beside prior_weight"),
         ({"init_from": ""}, "init_from is ''; it must be a folder, or left out"),
     ],
@@ -210,6 +212,10 @@ def test_a_wrong_training_is_one_sentence(change, message):
         ({"lam": -1.0}, r"TrainConfig\.lam is -1\.0; it must be at least 0"),
         ({"settings": {"seeds": "prior"}, "method": "tdmpc2"}, "cannot propose"),
         (
+            {"settings": {"reanalysis": 10}, "method": "tdmpc2"},
+            r"ReanalysisConfig\.interval is 10; it must be 0 with a prior of kind",
+        ),
+        (
             {"settings": {"gate": (0.0, 1.0)}},
             r"gate has several values, but nothing reads it.*scale must be 'value'",
         ),
@@ -224,7 +230,15 @@ def test_an_impossible_agent_is_one_sentence(change, message):
         resolve(TrainConfig(task="x", **change), SPEC, accelerator=False)
 
 
+@pytest.mark.parametrize("given", [2, "2"])
+def test_workers_are_a_number_or_a_text(given):
+    assert TrainConfig(task="x", workers=given).workers == 2
+
+
+WORKERS = "it must be 'auto' or a whole number of at least 0"
 WRONG = [
+    ({"workers": 1.5}, "workers is 1.5; " + WORKERS),
+    ({"workers": True}, "workers is True; " + WORKERS),
     ({"seed_steps": "x"}, "seed_steps is 'x'; it must be a whole number"),
     ({"eval_every": 2.5}, "eval_every is 2.5; it must be a whole number"),
     ({"init_from": 3}, "init_from is 3; it must be a text"),

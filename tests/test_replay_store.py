@@ -256,6 +256,18 @@ def test_segments_go_when_no_step_needs_them(tmp_path):
         ReplayStore(tmp_path).verify(states[0])
 
 
+def test_what_was_found_whole_is_not_read_again(tmp_path, monkeypatch):
+    life = Life()
+    life.live(4)
+    state = ReplayStore(tmp_path).save(0, life.replay, life.updates)
+    read, check = [], tensorfile.check
+    monkeypatch.setattr(tensorfile, "check", lambda *a: (read.append(a), check(*a)))
+    store = ReplayStore(tmp_path)
+    store.verify(state)
+    assert_same(store.load(0, state, empty()), life.replay)
+    assert len(read) == len(state["segments"]) == 1
+
+
 def test_too_many_segments_become_one(tmp_path, monkeypatch):
     monkeypatch.setattr(replay_store, "MOST_SEGMENTS", 3)
     life, store, counts = Life(), ReplayStore(tmp_path), []

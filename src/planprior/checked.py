@@ -4,7 +4,7 @@ import difflib
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -47,7 +47,7 @@ def require(holds: bool, owner: str, name: str, value: object, allowed: str) -> 
 
 def is_seed(value: object) -> bool:
     """Whether it is a seed; JAX's keys forget what is beyond 32 bits."""
-    return isinstance(value, int) and _whole(value) and 0 <= value < 2**32
+    return is_whole(value) and 0 <= value < 2**32
 
 
 def require_seed(value: object, name: str = "seed") -> None:
@@ -56,7 +56,8 @@ def require_seed(value: object, name: str = "seed") -> None:
         raise ValueError(f"{name} is {value!r}; it must be in [0, 2^32 - 1]")
 
 
-def _whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; Python's truth values are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -66,7 +67,7 @@ def is_real(value: object) -> bool:
 
 
 KINDS: dict[object, tuple[Callable[[object], bool], str]] = {
-    int: (_whole, "a whole number"),
+    int: (is_whole, "a whole number"),
     float: (is_real, "a number"),
     bool: (lambda value: isinstance(value, bool), "true or false"),
     str: (lambda value: isinstance(value, str), "a text"),

@@ -260,8 +260,11 @@ class Config(Checked):
         super().__post_init__()
         self.at_least(1, "horizon", "batch_size")
         self.at_most(MOST_STEPS, "horizon")
-        slices = self.reanalysis.num_slices
-        fits = not self.reanalysis.interval or slices <= self.batch_size
+        slices, interval = self.reanalysis.num_slices, self.reanalysis.interval
+        held = not interval or self.prior.kind != "none"
+        allowed = "0 with a prior of kind 'none', for which no plan is learned from"
+        require(held, "ReanalysisConfig", "interval", interval, allowed)
+        fits = not interval or slices <= self.batch_size
         allowed = f"at most batch_size = {self.batch_size}"
         require(fits, "ReanalysisConfig", "num_slices", slices, allowed)
 

@@ -10,7 +10,15 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from planprior import methods, settings, sweep
-from planprior.checked import Checked, find, is_real, is_seed, require, require_seed
+from planprior.checked import (
+    Checked,
+    find,
+    is_real,
+    is_seed,
+    is_whole,
+    require,
+    require_seed,
+)
 from planprior.compatibility import require_read
 from planprior.config import Config
 from planprior.hypers import Hypers, weight_from_lambda
@@ -105,7 +113,7 @@ class TrainConfig(Checked):
     eval_episodes: int = 10
     log_every: int = 1000
     overlap: bool = True
-    workers: str = "auto"
+    workers: int | str = "auto"
     pool: Literal["envpool"] | None = None
     loop: Literal["auto", "device", "host"] = "auto"
     precision: Literal["float32", "tensorfloat32", "tensorfloat32_x3", "bfloat16"] = (
@@ -138,10 +146,16 @@ class TrainConfig(Checked):
         require(self.init_from != "", owner, "init_from", "", "a folder, or left out")
         both = self.prior_weight is not None and self.lam is not None
         require(not both, owner, "lam", self.lam, "left out beside prior_weight")
-        number = self.workers == "auto" or self.workers.isdecimal()
-        require(
-            number, owner, "workers", self.workers, "'auto' or a number of at least 0"
-        )
+        self._settle_workers()
+
+    def _settle_workers(self) -> None:
+        """Make a number of one that was given as a text."""
+        given, name = self.workers, "workers"
+        settled = int(given) if str(given).isdecimal() else given
+        holds = settled == "auto" or (is_whole(settled) and settled >= 0)
+        allowed = "'auto' or a whole number of at least 0"
+        require(holds, type(self).__name__, name, given, allowed)
+        object.__setattr__(self, name, settled)
 
     def _settle_sweeps(self) -> None:
         """Make tuples of sweeps, and single values of those that are none."""
@@ -192,10 +206,6 @@ class TrainConfig(Checked):
                 "JAX programs; it must be 'auto' or 'host'"
             )
         return on_device and self.loop != "host"
-
-    def num_workers(self) -> int | str:
-        """Worker processes, for `envs.make_pool`."""
-        return self.workers if self.workers == "auto" else int(self.workers)
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
 def _pool(config: TrainConfig, num_envs: int, seeds: list[int]) -> Pool:
     """Environments of all members, in order of members."""
     count = num_envs * len(seeds)
-    workers = config.num_workers()
-    return make_pool(config.task, count, seeds, workers, pool=config.pool)
+    return make_pool(config.task, count, seeds, config.workers, pool=config.pool)
 
 
 def _stored(folder: Path, experiment: Experiment) -> dict[str, Any]:
@@ -314,7 +313,7 @@ def _introduce(
 def _describe_loop(train: TrainConfig, num_envs: int, pool: Pool) -> str:
     """Where environments are stepped, and why there or how."""
     if not pool.on_device:
-        return pool.where or choose_workers(num_envs, train.num_workers())[1]
+        return pool.where or choose_workers(num_envs, train.workers)[1]
     if not train.loops_on_device(pool.spec.name, pool.on_device):
         return f"{pool.where}, step by step (--loop host)"
     return f"{pool.where}, where acting, stepping and learning are one program"

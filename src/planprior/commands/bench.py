@@ -68,7 +68,7 @@ class Bench:
     precision: Literal["float32", "tensorfloat32", "tensorfloat32_x3", "bfloat16"] = (
         "float32"
     )
-    workers: str = "auto"
+    workers: int | str = "auto"
     pool: Literal["envpool"] | None = None
     simulate: bool = True
     observation_dim: int | None = None
@@ -169,7 +169,7 @@ def _simulator(options: Bench, train: Any) -> tuple[Callable[[int], Any] | None,
         check_pool(options.task, options.pool)
     elif not is_installed(options.task):
         return None, f"the simulator of {resolve(options.task)} is not installed here"
-    workers, pool = train.num_workers(), options.pool
+    workers, pool = train.workers, options.pool
     return lambda n: make_pool(options.task, n, 0, workers, pool=pool), ""
 
 
