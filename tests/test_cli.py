@@ -116,6 +116,7 @@ def test_wrong_choices_of_eval(folder, monkeypatch, capsys):
         (["--checkpoint", "newest"], "checkpoint is 'newest'; it must be best, latest"),
         (["--checkpoint", "7"], "no checkpoint at 7 env steps"),
         (["--episodes", "0"], "episodes is 0; it must be at least 1"),
+        (["--episodes", "100001"], "episodes is 100001; it must be at most 100000"),
         (["--video", "film.avi"], "must end in .mp4 or .gif"),
         (["--member", "2"], "member is 2"),
     ):

@@ -213,7 +213,7 @@ def test_a_wrong_training_is_one_sentence(change, message):
         ({"settings": {"seeds": "prior"}, "method": "tdmpc2"}, "cannot propose"),
         (
             {"settings": {"reanalysis": 10}, "method": "tdmpc2"},
-            r"ReanalysisConfig\.interval is 10; it must be 0 with a prior of kind",
+            r"ReanalysisConfig\.interval is 10; it must be 0 when prior\.kind is",
         ),
         (
             {"settings": {"gate": (0.0, 1.0)}},

@@ -30,6 +30,8 @@ def with_prior(kind: str):
     """PO-MPC towards that prior."""
     config, hypers = method("pompc")
     weight = 0.5 if PRIORS[kind].active else 0.0
+    if kind == "none":
+        config = change(config, "reanalysis", interval=0)
     config = validate(change(config, "prior", kind=kind))
     return setup(config, dataclasses.replace(hypers, prior_weight=weight))
 

@@ -262,7 +262,7 @@ class Config(Checked):
         self.at_most(MOST_STEPS, "horizon")
         slices, interval = self.reanalysis.num_slices, self.reanalysis.interval
         held = not interval or self.prior.kind != "none"
-        allowed = "0 with a prior of kind 'none', for which no plan is learned from"
+        allowed = "0 when prior.kind is 'none', which learns from no plan"
         require(held, "ReanalysisConfig", "interval", interval, allowed)
         fits = not interval or slices <= self.batch_size
         allowed = f"at most batch_size = {self.batch_size}"

@@ -86,6 +86,7 @@ def run(options: Eval) -> int:
 def _check(options: Eval) -> None:
     """Refuse what can be seen to be wrong before anything is loaded."""
     from planprior.checked import require_seed
+    from planprior.experiment import MOST_ENVS
 
     if not options.run:
         # As a path it would be the current folder, which an unset variable never means.
@@ -94,8 +95,10 @@ def _check(options: Eval) -> None:
             "folder"
         )
     require_seed(options.seed)
-    if options.episodes < 1:
-        raise ValueError(f"episodes is {options.episodes}; it must be at least 1")
+    if not 1 <= options.episodes <= MOST_ENVS:
+        # Each has an environment of its own, and all play at once.
+        allowed = "at least 1" if options.episodes < 1 else f"at most {MOST_ENVS}"
+        raise ValueError(f"episodes is {options.episodes}; it must be {allowed}")
     if options.values and options.mode != "plan":
         raise ValueError(f"mode is {options.mode!r}; values are those of plan")
     if options.video:
