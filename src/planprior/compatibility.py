@@ -93,6 +93,11 @@ def _contradictions(config: Config) -> Iterator[str]:
             "PriorConfig.adaptive is on, but PriorConfig.kind is 'none'; it must be "
             f"{_kinds(lambda p: p.active)}"
         )
+    if config.reanalysis.interval and not kind.active:
+        yield (
+            f"ReanalysisConfig.interval is {config.reanalysis.interval}; it must be 0 "
+            f"when prior.kind is {prior.kind!r}, which learns from no plan"
+        )
     yield from _finite_lambda(config)
     yield from _values_to_weigh_by(config)
 

@@ -260,11 +260,8 @@ class Config(Checked):
         super().__post_init__()
         self.at_least(1, "horizon", "batch_size")
         self.at_most(MOST_STEPS, "horizon")
-        slices, interval = self.reanalysis.num_slices, self.reanalysis.interval
-        held = not interval or self.prior.kind != "none"
-        allowed = "0 when prior.kind is 'none', which learns from no plan"
-        require(held, "ReanalysisConfig", "interval", interval, allowed)
-        fits = not interval or slices <= self.batch_size
+        slices = self.reanalysis.num_slices
+        fits = not self.reanalysis.interval or slices <= self.batch_size
         allowed = f"at most batch_size = {self.batch_size}"
         require(fits, "ReanalysisConfig", "num_slices", slices, allowed)
 
