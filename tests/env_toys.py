@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from planprior.envs.base import Env, Outcome
+from planprior.envs.base import Env, EnvState, Outcome
+from planprior.envs.generator import generator_state, set_generator_state
 from planprior.spec import EnvSpec
 
 
@@ -66,6 +67,30 @@ class Moody(Fine):
     def step(self, action: np.ndarray) -> Outcome:
         self.position = self.position + 0.01 * self.hidden.uniform(-1, 1, 2)
         return super().step(action)
+
+
+class Timeless(Fine):
+    """Does not tell how far its episode is."""
+
+    def state(self) -> EnvState:
+        return {
+            "position": self.position.copy(),
+            "random": generator_state(self.random),
+        }
+
+    def set_state(self, state: EnvState) -> None:
+        self.position = state["position"].copy()
+        set_generator_state(self.random, state["random"])
+
+
+class Amnesic(Fine):
+    """Does not tell what it draws next."""
+
+    def state(self) -> EnvState:
+        return {"position": self.position.copy(), "steps": np.array(self.steps)}
+
+    def set_state(self, state: EnvState) -> None:
+        self.position, self.steps = state["position"].copy(), int(state["steps"])
 
 
 class Confused(Fine):

@@ -48,6 +48,38 @@ class Counter(gymnasium.Env):
         return self.see(), reward, ends, False, {"is_success": self.count > 2}
 
 
+class Drifter(gymnasium.Env):
+    """A point that drifts at random; now and then its episode ends by its own rule.
+
+    Its numbers are written into one array that it returns again and again.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(LOW, HIGH)
+
+    def __init__(self) -> None:
+        self.place = np.zeros(2, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place[:] = self.np_random.uniform(-1, 1, 2)
+        return self.place, {}
+
+    def step(self, action):
+        self.place += self.np_random.normal(size=2) + 0.1 * action
+        ends = bool(self.np_random.uniform() < 0.2)
+        return self.place, float(self.place.sum()), ends, False, {}
+
+
+class OfItsOwn(Drifter):
+    """Draws from a generator of another kind than Gymnasium's."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.np_random = np.random.Generator(np.random.MT19937(seed))
+        return super().reset()
+
+
 class Parts(Counter):
     """The same numbers as a dictionary, whose entries come in no useful order."""
 
@@ -93,6 +125,14 @@ class Odd(Counter):
 
 def counter() -> gymnasium.Env:
     return TimeLimit(Counter(), LIMIT)
+
+
+def drifter() -> gymnasium.Env:
+    return TimeLimit(Drifter(), LIMIT)
+
+
+def of_its_own() -> gymnasium.Env:
+    return TimeLimit(OfItsOwn(), LIMIT)
 
 
 def parts() -> gymnasium.Env:

@@ -33,6 +33,7 @@ def test_a_good_environment(monkeypatch, capsys):
     assert "0 terminated, 4 were cut off" in found["ends"]["seen"]
     assert "terminates=no" in found["ends"]["todo"]
     assert "120 steps of the same seed" in found["seeds"]["seen"]
+    assert "it does not tell its state" in found["resume"]["seen"]
 
 
 FAULTS = [
@@ -52,6 +53,8 @@ FAULTS = [
         "lower --horizon",
     ),
     ("Blind", "stepping", "broken", "environment 0 of env_toys:fine", "mend it"),
+    ("Amnesic", "resume", "advice", "actions it goes on otherwise", "see that state()"),
+    ("Timeless", "resume", "advice", "it broke: environment 0 of", "see that state()"),
     ("Slow", "speed", "advice", "ms a decision", "--num-envs"),
     ("Long", "discount", "advice", "about 200 decisions ahead", "action_repeat"),
     ("Nothing", "building", "broken", "has no function 'Nothing'", "mend it"),
@@ -103,6 +106,25 @@ def test_gymnasium_tells_its_bounds_and_its_autoreset_mode(monkeypatch, capsys):
     assert status == 0
     assert "mapped to bounds from -2 to 10" in found["sizes"]
     assert "autoreset mode 'next step'" in found["resets"]
+    assert "begins anew" in found["resume"]
+
+
+@pytest.mark.parametrize(
+    ("task", "level", "seen"),
+    [
+        ("drifter", "good", "a training goes on within its episodes"),
+        ("counter", "advice", "is not where it was after"),
+    ],
+)
+def test_whether_a_training_goes_on_within_its_episodes(
+    task, level, seen, monkeypatch, capsys
+):
+    pytest.importorskip("gymnasium")
+    arguments = ("check-env", f"gym_toys:{task}", "--steps", 60, "--json")
+    status, out, _ = run(monkeypatch, capsys, *arguments)
+    found = {one["topic"]: one for one in json.loads(out)["findings"]}
+    assert status == 0
+    assert found["resume"]["level"] == level and seen in found["resume"]["seen"]
 
 
 # --- doctor ---------------------------------------------------------------------------

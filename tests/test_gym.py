@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planprior.envs import registry
-from planprior.envs.base import EnvError
+from planprior.envs.base import EnvError, StateError
 from planprior.envs.options import TaskOptions, split
 from planprior.envs.pool import LocalPool, Pool
 from planprior.envs.process import ProcessPool
@@ -255,6 +255,108 @@ def test_workers_change_nothing():
         for t in range(15):
             for a, b in zip(here.step(actions(t)), there.step(actions(t)), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+# States -------------------------------------------------------------------------------
+
+
+def compare(answers: list, others: list) -> None:
+    for one, other in zip(answers, others, strict=True):
+        for field, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(field, same)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("done", [0, 1, 20, 23])
+@pytest.mark.parametrize("task", ["drifter", "drifter,action_repeat=2"])
+def test_an_episode_goes_on_by_doing_its_actions_again(task, done, workers):
+    with make_pool(task, workers) as pool:
+        pool.reset(5)
+        for t in range(done):
+            pool.step(actions(t))
+        state = pool.state()
+        expected = [pool.step(actions(t)) for t in range(done, 40)]
+    assert state is not None
+    with make_pool(task, 2 - workers) as pool:
+        seen = pool.reset(6)
+        shapes = pool.state()
+        assert shapes is not None
+        for env, arrays in state["environments"].items():
+            for name, array in arrays.items():
+                other = np.asarray(shapes["environments"][env][name])
+                assert (other.shape, other.dtype) == (array.shape, array.dtype)
+        assert (pool.set_state(state) != seen).any()
+        # What it tells now is what it was told.
+        again = pool.state()
+        np.testing.assert_equal(again, state)
+        compare([pool.step(actions(t)) for t in range(done, 40)], expected)
+
+
+@pytest.mark.parametrize("task", ["gym:Pendulum-v1", "gym:Hopper-v5"])
+def test_registered_tasks_go_on(task):
+    with registry.make_pool(task, 2, 0, 0) as pool:
+        pool.reset()
+        size = (2, pool.spec.action_dim)
+        for t in range(230):
+            pool.step(actions(t, size))
+        state = pool.state()
+        expected = [pool.step(actions(t, size)) for t in range(230, 300)]
+    assert state is not None
+    with registry.make_pool(task, 2, 1, 0) as pool:
+        pool.reset()
+        pool.set_state(state)
+        compare([pool.step(actions(t, size)) for t in range(230, 300)], expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_lasts_longer_than_an_episode_is_noticed(workers):
+    """The toy counts its episodes, which no seed tells."""
+    with make_pool("counter", workers) as pool:
+        pool.reset(5)
+        for t in range(20):
+            pool.step(actions(t))
+        state = pool.state()
+        assert state is not None
+        sentence = (
+            r"^environment \d: with the same seed and actions gym_toys:counter is not "
+            r"where it was after \d steps of the episode$"
+        )
+        with pytest.raises(StateError, match=sentence):
+            pool.set_state(state)
+        with pytest.raises(RuntimeError, match="whose next call is reset"):
+            pool.step(actions(0))
+        pool.reset()  # the pool is whole
+        pool.step(actions(0))
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": np.array(0)}, {"earned": np.array(0.5)}, {"seed": np.array(1)}]
+)
+def test_a_state_that_does_not_fit_is_noticed(change):
+    env, other = (registry.make_env("gym_toys:drifter", seed) for seed in (0, 1))
+    env.reset()
+    env.step(actions(0)[0])
+    state = env.state()
+    assert state is not None
+    with pytest.raises(StateError, match="is not where it was after"):
+        other.set_state({**state, **change})
+
+
+def test_another_generator_does_not_tell_its_state():
+    with make_pool("of_its_own", num=1) as pool:
+        pool.reset()
+        assert pool.state() is not None  # the seed tells all of its first episode
+        while not pool.step(actions(0, (1, 2))).ended[0]:
+            pass
+        assert pool.state() is None
+    env = registry.make_env("gym_toys:drifter", 0)
+    for _ in range(2):
+        env.reset()
+    state = env.state()
+    assert state is not None
+    odd = registry.make_env("gym_toys:of_its_own", 0)
+    with pytest.raises(StateError, match="gym_toys:of_its_own draws random numbers"):
+        odd.set_state(state)
 
 
 # Many at once -------------------------------------------------------------------------

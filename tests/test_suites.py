@@ -89,6 +89,31 @@ def test_everything_random_follows_from_the_seed(env):
     fresh.close()
 
 
+def test_an_episode_goes_on_from_its_state(env):
+    """Those of the device are asked for by their pool: test_device.py."""
+    if env.spec.name.startswith("playground:"):
+        pytest.skip("told by the pool")
+    other = registry.make_env(env.spec.name, 8)
+    moves = actions(env, 30)
+    for seed in (5, None):  # the first episode of a seed, and a later one
+        env.reset(seed)
+        for move in moves[:20]:
+            if env.step(move).terminated:
+                env.reset()
+        state = env.state()
+        assert state is not None
+        other.reset()
+        other.set_state(state)
+        for move in moves[20:]:
+            ours, theirs = env.step(move), other.step(move)
+            np.testing.assert_array_equal(theirs.observation, ours.observation)
+            assert theirs[1:] == ours[1:]
+            if ours.terminated:
+                break
+    np.testing.assert_array_equal(other.reset(), env.reset())
+    other.close()
+
+
 def test_an_episode_ends_once_and_by_its_specification(env):
     env.reset(1)
     limit = env.spec.episode_length

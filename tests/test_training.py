@@ -474,6 +474,7 @@ def rows_of(folder, state):
         pytest.param(
             "toys:steady", [15, 60, 41], {"overlap": False}, marks=pytest.mark.slow
         ),
+        ("gym_toys:drifter", [60], {}),
         ("cartpole-swingup", [45], {}),
     ],
 )
@@ -485,7 +486,9 @@ def test_stopped_and_resumed_it_is_as_if_never_stopped(
     The stops fall into the pretraining, into an evaluation, and between steps.
     """
     changes = UNEVEN | {"overlap": True, "steps": 240} | more
-    if not task.startswith("toys:"):
+    if task == "gym_toys:drifter":
+        pytest.importorskip("gymnasium")
+    if task == "cartpole-swingup":
         pytest.importorskip("dm_control")
         changes["eval_every"] = 240  # its episodes are long
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -533,6 +536,25 @@ def test_a_state_of_another_simulator_begins_new_episodes(tmp_path, monkeypatch)
     assert re.search(
         r"new episodes begin: checkpoint .* does not fit: missing", told(screen)
     )
+
+
+def test_an_episode_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkeypatch):
+    """The toy counts its episodes, so that those after the first are never the same."""
+    pytest.importorskip("gymnasium")
+    folder, task = tmp_path / "run", "gym_toys:counter"
+    with monkeypatch.context() as patch:
+        requested = property(lambda self: stop_after(self, 60))
+        patch.setattr(GracefulStop, "requested", requested)
+        assert not train(folder, task)[0].finished
+    before = len(events(folder, "episode"))
+    result, screen = train(folder, task)
+    assert result.finished
+    assert re.search(
+        r"new episodes begin: environment 0: with the same seed and actions "
+        r"gym_toys:counter is not where it was after \d steps of the episode",
+        told(screen),
+    )
+    assert len(events(folder, "episode")) > before > 0
 
 
 def test_told_to_stop_before_it_began_it_can_be_begun(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from planprior import evaluation
-from planprior.envs.base import EnvError
+from planprior.envs.base import EnvError, StateError
 from planprior.envs.pool import Pool
 from planprior.envs.process import WorkerError
 from planprior.experiment import Experiment
@@ -241,17 +241,21 @@ class Training:
     def _begin_episodes(self) -> None:
         """Begin new episodes, or go on with those that were saved."""
         # Other seeds after every resume, or the same first states would come again.
-        observation = self.tools.pool.reset(self._seeds_for(0))
+        seeds = self._seeds_for(0)
+        observation = self.tools.pool.reset(seeds)
         shape = (self.population.num_members, self.schedule.num_envs)
-        self._observation: Any = observation.reshape(*shape, -1)
         self._reset: Any = np.ones(shape, bool)
         saved = self._saved_episodes()
+        if saved is not None:
+            try:
+                observation = self.tools.pool.set_state(saved["pool"])
+                self._reset, self._warm_start = saved["reset"], saved["warm_start"]
+            except StateError as error:
+                self._reporter.say(f"new episodes begin: {error}")
+                observation, saved = self.tools.pool.reset(seeds), None
+        self._observation: Any = observation.reshape(*shape, -1)
         if saved is None:
             self.replay = self.population.begin(self.replay, self._observation)
-            return
-        observation = self.tools.pool.set_state(saved["pool"])
-        self._observation = observation.reshape(*shape, -1)
-        self._reset, self._warm_start = saved["reset"], saved["warm_start"]
 
     def _saved_episodes(self) -> dict[str, Any] | None:
         like = self._episodes() if self._start else None

@@ -26,6 +26,10 @@ class EnvError(RuntimeError):
         self.environment = environment
 
 
+class StateError(EnvError):
+    """An environment is whole, but did not come to the state to go on from."""
+
+
 def failure(
     what: str, error: BaseException, environment: int | None = None
 ) -> EnvError:
@@ -118,6 +122,7 @@ class Env(ABC):
 
         Raises:
             EnvError: The environment cannot do that.
+            StateError: It did not come to that state; new episodes can be begun.
         """
         raise EnvError(f"{self.spec.name} has no set_state() to go on with")
 

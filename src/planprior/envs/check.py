@@ -4,20 +4,21 @@ Random actions are played for a while; each finding says what was seen and what 
 Nothing here imports JAX, so that the command answers at once.
 """
 
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from planprior.envs.base import EnvError
+from planprior.envs.base import EnvError, StateError
 from planprior.envs.pool import Pool, Step
 from planprior.spec import EnvSpec
 
 Level = Literal["good", "advice", "broken"]
 ENVS = 2
+_TELL = "see that state() tells all that the coming steps depend on"
+_AGAIN = 200  # steps that are done twice, to see that the same comes of them
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ def check(
             _rewards(seen), _returns(seen, about), _observations(seen),
             _resets(pool), _speed(seen, spec),
         ]  # fmt: skip
+        try:
+            findings.append(_resumes(make, pool, steps, seed))
+        except EnvError as error:
+            return spec, [*findings, _broken(error)]
     return spec, [*findings, *_repeats(make, seen, steps, seed)]
 
 
@@ -332,11 +337,48 @@ def _speed(seen: Play, spec: EnvSpec) -> Finding:
     return Finding("good", "speed", shown)
 
 
+def _resumes(make: Callable[[], Pool], pool: Pool, steps: int, seed: int) -> Finding:
+    """Go on from the pool's state in a new one, as a training that is resumed does."""
+    state = pool.state()
+    if state is None:
+        return Finding(
+            "good", "resume",
+            "it does not tell its state: a training that goes on begins anew",
+        )  # fmt: skip
+    actions = np.random.default_rng(seed).uniform(
+        -1, 1, (min(steps, _AGAIN), pool.num_envs, pool.spec.action_dim)
+    )
+    expected = [pool.step(action) for action in actions]
+    with make() as other:
+        other.reset(seed + 1)
+        try:
+            other.set_state(state)
+            found = [other.step(action) for action in actions]
+        except StateError as error:
+            return Finding(
+                "advice", "resume", f"a training that goes on begins anew: {error}",
+                "draw everything random from self.np_random, and let no episode depend "
+                "on the one before",
+            )  # fmt: skip
+        except EnvError as error:
+            return Finding(
+                "advice", "resume", f"going on from its state it broke: {error}", _TELL
+            )
+    if all(map(_equal, found, expected)):
+        return Finding("good", "resume", "a training goes on within its episodes")
+    shown = "from the same state and actions it goes on otherwise"
+    return Finding("advice", "resume", shown, _TELL)
+
+
+def _equal(one: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def _repeats(
     make: Callable[[], Pool], seen: Play, steps: int, seed: int
 ) -> Iterator[Finding]:
     """Play the same again, in a new pool of the same seed."""
-    steps = min(steps, 200)
+    steps = min(steps, _AGAIN)
     with make() as pool:
         try:
             again = play(pool, steps, seed)
@@ -345,10 +387,7 @@ def _repeats(
             yield _broken(error)
             return
     for t, (one, other) in enumerate(zip(seen.steps, again.steps, strict=False)):
-        pairs = itertools.chain(
-            zip(one, other, strict=True), [(seen.first, again.first)]
-        )
-        if not all(np.array_equal(a, b) for a, b in pairs):
+        if not _equal((*one, seen.first), (*other, again.first)):
             yield Finding(
                 "advice", "seeds", f"the same seed and actions differ from step {t} on",
                 "draw everything random from what reset(seed) seeds, or results cannot "

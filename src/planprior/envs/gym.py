@@ -25,6 +25,7 @@ import numpy as np
 from planprior.envs.base import Env, EnvError, Outcome, failure
 from planprior.envs.dmc import quiet_absl
 from planprior.envs.options import TaskOptions, split
+from planprior.envs.retraced import RetracedEnv
 from planprior.envs.spaces import Actions, Observations
 from planprior.spec import EnvSpec
 
@@ -204,7 +205,7 @@ def episode_steps(own: int | None, name: str, options: TaskOptions) -> int:
     return limit
 
 
-class GymEnv(Env):
+class GymEnv(RetracedEnv):
     """A Gymnasium environment.
 
     Attributes:
@@ -221,7 +222,7 @@ class GymEnv(Env):
         *,
         can_terminate: bool,
     ) -> None:
-        self._env, self._seed = env, seed
+        self._env = env
         self.actions = Actions(env.action_space, name)
         self.observations = Observations(env.observation_space, name)
         self._repeat = options.action_repeat
@@ -229,7 +230,7 @@ class GymEnv(Env):
         self._steps = 0
         fps = getattr(env, "metadata", {}).get("render_fps") or 30
         self.step_seconds = self._repeat / fps
-        self.spec = EnvSpec(
+        spec = EnvSpec(
             name=name,
             observation_dim=self.observations.size,
             action_dim=self.actions.size,
@@ -238,16 +239,17 @@ class GymEnv(Env):
             can_terminate=can_terminate,
             has_success=bool(options.success),
         )
+        super().__init__(spec, seed)
 
-    def reset(self, seed: int | None = None) -> np.ndarray:
-        """Start an episode; the first one follows from the seed it was built with."""
-        seed = self._seed if seed is None else seed
-        self._seed, self._steps = None, 0
+    def _generator(self) -> object:
+        return getattr(self._env.unwrapped, "np_random", None)
+
+    def _begin(self, seed: int | None) -> np.ndarray:
+        self._steps = 0
         observation, _ = self._env.reset(seed=seed)
         return self.observations.flatten(observation)
 
-    def step(self, action: np.ndarray) -> Outcome:
-        """Do the action, with its repeats, until the episode ends."""
+    def _act(self, action: np.ndarray) -> Outcome:
         control = self.actions.scale(action)
         reward, ended = 0.0, False
         observation, terminated, info = None, False, {}

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from planprior.envs.base import Env, EnvError, Outcome
+from planprior.envs.base import EnvError, Outcome
+from planprior.envs.retraced import RetracedEnv
 from planprior.spec import EnvSpec
 
 REQUIRES = "metaworld"
@@ -53,7 +54,7 @@ def make(task: str, seed: int) -> "MetaWorld":
     return MetaWorld(task, seed)
 
 
-class MetaWorld(Env):
+class MetaWorld(RetracedEnv):
     """One task, with a new goal in every episode."""
 
     def __init__(self, task: str, seed: int) -> None:
@@ -61,7 +62,7 @@ class MetaWorld(Env):
         self._steps = 0
         self._renderer: Any = None
         self.step_seconds = ACTION_REPEAT * float(self._env.dt)
-        self.spec = EnvSpec(
+        spec = EnvSpec(
             name=f"metaworld:{task}",
             observation_dim=self._env.observation_space.shape[0],
             action_dim=self._env.action_space.shape[0],
@@ -69,17 +70,19 @@ class MetaWorld(Env):
             action_repeat=ACTION_REPEAT,
             has_success=True,
         )
+        super().__init__(spec, seed)
 
-    def reset(self, seed: int | None = None) -> np.ndarray:
-        """Start an episode with a new goal."""
+    def _generator(self) -> object:
+        return self._env.np_random
+
+    def _begin(self, seed: int | None) -> np.ndarray:
         if seed is not None:
             self._env.seed(seed)
         self._steps = 0
         observation, _ = self._env.reset()
         return observation.astype(np.float32)
 
-    def step(self, action: np.ndarray) -> Outcome:
-        """Do the action twice."""
+    def _act(self, action: np.ndarray) -> Outcome:
         reward, observation, info = 0.0, None, {}
         for _ in range(ACTION_REPEAT):
             observation, gained, _, _, info = self._env.step(action)

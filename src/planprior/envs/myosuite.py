@@ -62,7 +62,7 @@ class _Unending:
         )
         self.metadata = {"render_fps": round(1 / env.dt)}
         self.reset, self.close = env.reset, env.close
-        self._env = env
+        self._env = self.unwrapped = env
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, _, _, info = self._env.step(action)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from planprior.envs.base import EnvError, EnvMaker, EnvState
+from planprior.envs.base import EnvError, EnvMaker, EnvState, StateError
 from planprior.envs.rows import (
     Rows,
     build_envs,
@@ -152,9 +152,16 @@ class Pool(ABC):
         }
 
     def set_state(self, state: Mapping[str, Any]) -> np.ndarray:
-        """Go on from what `state` returned; return what is seen there, [N, O]."""
+        """Go on from what `state` returned; return what is seen there, [N, O].
+
+        Raises:
+            StateError: An environment did not come to its state. `reset` is due then.
+        """
         environments = state["environments"]
-        self._write_states([environments[name] for name in sorted(environments)])
+        lost = self._write_states([environments[name] for name in sorted(environments)])
+        if lost:
+            self._due = "reset"
+            raise StateError(lost)
         self._rows.reset_observation[:] = state["observation"]
         self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
         self._due = "send"
@@ -191,7 +198,8 @@ class Pool(ABC):
     def _read_states(self) -> Sequence[EnvState | None]:
         return [None] * self.num_envs
 
-    def _write_states(self, states: Sequence[EnvState]) -> None:
+    def _write_states(self, states: Sequence[EnvState]) -> str:
+        """Return why an environment did not come to its state, if one did not."""
         raise EnvError(f"a pool of {self.spec.name} cannot go on from a state")
 
     @abstractmethod
@@ -324,8 +332,8 @@ class LocalPool(Pool):
     def _read_states(self) -> Sequence[EnvState | None]:
         return read_states(self.envs)
 
-    def _write_states(self, states: Sequence[EnvState]) -> None:
-        write_states(self.envs, states)
+    def _write_states(self, states: Sequence[EnvState]) -> str:
+        return write_states(self.envs, states)
 
     def _close(self) -> None:
         for env in self.envs:

@@ -172,10 +172,12 @@ class ProcessPool(Pool):
             parts = self._crew.gather(self._timeout)
         return list(itertools.chain.from_iterable(parts))
 
-    def _write_states(self, states: Sequence[EnvState]) -> None:
+    def _write_states(self, states: Sequence[EnvState]) -> str:
         with self._closing_on_error():
             self._crew.ask("set_state", states)
-            self._crew.gather(self._timeout)
+            # Whole episodes may have to be done again: see `retraced.py`.
+            lost = self._crew.gather(_START_TIMEOUT)
+        return next(filter(None, lost), "")
 
     def _close(self) -> None:
         self._finalizer()

@@ -42,7 +42,7 @@ NEAR = 0.6
 
 _OTHERS = {
     *("base", "check", "device", "envpool", "generator", "options", "own", "pool"),
-    *("process", "registry", "rows", "spaces", "vector", "worker"),
+    *("process", "registry", "retraced", "rows", "spaces", "vector", "worker"),
 }
 
 

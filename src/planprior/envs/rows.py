@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planprior.envs.base import Env, EnvError, EnvMaker, EnvState, Outcome, failure
+from planprior.envs.base import (
+    Env,
+    EnvError,
+    EnvMaker,
+    EnvState,
+    Outcome,
+    StateError,
+    failure,
+)
 from planprior.spec import EnvSpec
 
 
@@ -139,11 +147,20 @@ def read_states(envs: Sequence[Env], first: int = 0) -> list[EnvState | None]:
 
 def write_states(
     envs: Sequence[Env], states: Sequence[EnvState], first: int = 0
-) -> None:
-    """Let every environment go on from its state."""
+) -> str:
+    """Let every environment go on from its state.
+
+    Returns:
+        Why one did not come to it, in a sentence; empty where all did.
+    """
     for i, env in enumerate(envs):
         with _Naming(env, first + i):
-            env.set_state(states[i])
+            try:
+                env.set_state(states[i])
+            except StateError as error:
+                # Not raised in a worker, which ends at the first error.
+                return f"environment {first + i}: {error}"
+    return ""
 
 
 class _Naming:
