@@ -106,14 +106,15 @@ def test_gymnasium_tells_its_bounds_and_its_autoreset_mode(monkeypatch, capsys):
     assert status == 0
     assert "mapped to bounds from -2 to 10" in found["sizes"]
     assert "autoreset mode 'next step'" in found["resets"]
-    assert "begins anew" in found["resume"]
+    assert "begins new episodes" in found["resume"]
 
 
 @pytest.mark.parametrize(
     ("task", "level", "seen"),
     [
-        ("drifter", "good", "a training goes on within its episodes"),
-        ("counter", "advice", "is not where it was after"),
+        ("drifter", "good", "it does not tell its state"),
+        ("drifter,simulated=yes", "good", "a training goes on within its episodes"),
+        ("counter,simulated=yes", "advice", "is not where it was after"),
     ],
 )
 def test_whether_a_training_goes_on_within_its_episodes(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planprior.envs import registry
-from planprior.envs.base import EnvError, StateError
+from planprior.envs.base import Env, EnvError, StateError
 from planprior.envs.options import TaskOptions, split
 from planprior.envs.pool import LocalPool, Pool
 from planprior.envs.process import ProcessPool
@@ -167,6 +167,7 @@ def test_options_read_what_they_write():
         TaskOptions(),
         TaskOptions(action_repeat=4, terminates=False),
         TaskOptions(episode_length=7, terminates=True, success=True),
+        TaskOptions(simulated=False),
     ):
         assert split(f"a:b{options}") == ("a:b", options)
 
@@ -190,6 +191,7 @@ def test_success_is_recorded_where_asked_for():
     [
         ("x,episode_lenght=5", "did you mean 'episode_length'"),
         ("x,action_repeat=0", "is '0'; it must be a whole number of at least 1"),
+        ("x,simulated=2", "is '2'; it must be yes or no"),
         ("x,terminates=maybe", "is 'maybe'; it must be yes or no"),
         ("x,action_repeat=2,action_repeat=2", "'action_repeat' twice"),
         ("dog-run,action_repeat=4", "'dm_control:dog-run' has no options"),
@@ -219,6 +221,7 @@ def test_wrong_options_are_one_sentence(task, sentence):
         ("secretive", "does not say when it begins the next episode"),
         ("stubborn", "made 4 environments where 3 were asked for"),
         ("single", "has the parameter num_envs, but returns TimeLimit"),
+        ("same_step,simulated=yes", "simulated of .* is yes; when a training goes on"),
         ("same_step,action_repeat=2", "action_repeat of .* is 2; it must be 1 for a"),
     ],
 )
@@ -260,6 +263,10 @@ def test_workers_change_nothing():
 # States -------------------------------------------------------------------------------
 
 
+def simulated(function: str, seed: int = 0) -> Env:
+    return registry.make_env(f"gym_toys:{function},simulated=yes", seed)
+
+
 def compare(answers: list, others: list) -> None:
     for one, other in zip(answers, others, strict=True):
         for field, same in zip(one, other, strict=True):
@@ -268,8 +275,9 @@ def compare(answers: list, others: list) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("done", [0, 1, 20, 23])
-@pytest.mark.parametrize("task", ["drifter", "drifter,action_repeat=2"])
-def test_an_episode_goes_on_by_doing_its_actions_again(task, done, workers):
+@pytest.mark.parametrize("repeat", ["", ",action_repeat=2"])
+def test_an_episode_goes_on_by_doing_its_actions_again(repeat, done, workers):
+    task = f"drifter,simulated=yes{repeat}"
     with make_pool(task, workers) as pool:
         pool.reset(5)
         for t in range(done):
@@ -311,15 +319,15 @@ def test_registered_tasks_go_on(task):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_lasts_longer_than_an_episode_is_noticed(workers):
     """The toy counts its episodes, which no seed tells."""
-    with make_pool("counter", workers) as pool:
+    with make_pool("counter,simulated=yes", workers) as pool:
         pool.reset(5)
         for t in range(20):
             pool.step(actions(t))
         state = pool.state()
         assert state is not None
         sentence = (
-            r"^environment \d: with the same seed and actions gym_toys:counter is not "
-            r"where it was after \d steps of the episode$"
+            r"^environment \d: with the same seed and actions gym_toys:counter,"
+            r"simulated=yes is not where it was after \d steps of the episode$"
         )
         with pytest.raises(StateError, match=sentence):
             pool.set_state(state)
@@ -333,7 +341,7 @@ def test_what_lasts_longer_than_an_episode_is_noticed(workers):
     "change", [{"steps": np.array(0)}, {"earned": np.array(0.5)}, {"seed": np.array(1)}]
 )
 def test_a_state_that_does_not_fit_is_noticed(change):
-    env, other = (registry.make_env("gym_toys:drifter", seed) for seed in (0, 1))
+    env, other = (simulated("drifter", seed) for seed in (0, 1))
     env.reset()
     env.step(actions(0)[0])
     state = env.state()
@@ -343,20 +351,39 @@ def test_a_state_that_does_not_fit_is_noticed(change):
 
 
 def test_another_generator_does_not_tell_its_state():
-    with make_pool("of_its_own", num=1) as pool:
+    with make_pool("of_its_own,simulated=yes", num=1) as pool:
         pool.reset()
         assert pool.state() is not None  # the seed tells all of its first episode
         while not pool.step(actions(0, (1, 2))).ended[0]:
             pass
         assert pool.state() is None
-    env = registry.make_env("gym_toys:drifter", 0)
+    env = simulated("drifter")
     for _ in range(2):
         env.reset()
     state = env.state()
     assert state is not None
-    odd = registry.make_env("gym_toys:of_its_own", 0)
-    with pytest.raises(StateError, match="gym_toys:of_its_own draws random numbers"):
+    odd = simulated("of_its_own")
+    with pytest.raises(StateError, match="simulated=yes draws random numbers"):
         odd.set_state(state)
+
+
+def test_what_may_be_a_robot_never_does_actions_again(monkeypatch):
+    with make_pool("drifter") as pool:
+        pool.reset()
+        pool.step(actions(0))
+        assert pool.state() is None
+    state, robot = simulated("drifter"), registry.make_env("gym_toys:drifter", 0)
+    state.reset()
+    told = state.state()
+    assert told is not None
+    monkeypatch.setattr(toys.Drifter, "reset", None)  # nothing of it is called
+    with pytest.raises(StateError, match="nothing says that gym_toys:drifter is a sim"):
+        robot.set_state(told)
+    # Of those that came with Gymnasium it is known, unless the option says otherwise.
+    for options, known in (("", True), (",simulated=no", False)):
+        env = gym.make(f"Pendulum-v1{options}", 0)
+        env.reset()
+        assert (env.state() is not None) is known
 
 
 # Many at once -------------------------------------------------------------------------

@@ -474,7 +474,7 @@ def rows_of(folder, state):
         pytest.param(
             "toys:steady", [15, 60, 41], {"overlap": False}, marks=pytest.mark.slow
         ),
-        ("gym_toys:drifter", [60], {}),
+        ("gym_toys:drifter,simulated=yes", [60], {}),
         ("cartpole-swingup", [45], {}),
     ],
 )
@@ -486,7 +486,7 @@ def test_stopped_and_resumed_it_is_as_if_never_stopped(
     The stops fall into the pretraining, into an evaluation, and between steps.
     """
     changes = UNEVEN | {"overlap": True, "steps": 240} | more
-    if task == "gym_toys:drifter":
+    if task == "gym_toys:drifter,simulated=yes":
         pytest.importorskip("gymnasium")
     if task == "cartpole-swingup":
         pytest.importorskip("dm_control")
@@ -541,7 +541,7 @@ def test_a_state_of_another_simulator_begins_new_episodes(tmp_path, monkeypatch)
 def test_an_episode_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkeypatch):
     """The toy counts its episodes, so that those after the first are never the same."""
     pytest.importorskip("gymnasium")
-    folder, task = tmp_path / "run", "gym_toys:counter"
+    folder, task = tmp_path / "run", "gym_toys:counter,simulated=yes"
     with monkeypatch.context() as patch:
         requested = property(lambda self: stop_after(self, 60))
         patch.setattr(GracefulStop, "requested", requested)
@@ -551,7 +551,7 @@ def test_an_episode_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkeypa
     assert result.finished
     assert re.search(
         r"new episodes begin: environment 0: with the same seed and actions "
-        r"gym_toys:counter is not where it was after \d steps of the episode",
+        r"gym_toys:counter,simulated=yes is not where it was after \d steps of",
         told(screen),
     )
     assert len(events(folder, "episode")) > before > 0

@@ -17,6 +17,10 @@ from planprior.spec import EnvSpec
 
 Level = Literal["good", "advice", "broken"]
 ENVS = 2
+_SIMULATED = (
+    "if it is a simulator, say so: simulated=yes after the name, or state() and "
+    "set_state() of a planprior.Env"
+)
 _TELL = "see that state() tells all that the coming steps depend on"
 _AGAIN = 200  # steps that are done twice, to see that the same comes of them
 
@@ -343,7 +347,8 @@ def _resumes(make: Callable[[], Pool], pool: Pool, steps: int, seed: int) -> Fin
     if state is None:
         return Finding(
             "good", "resume",
-            "it does not tell its state: a training that goes on begins anew",
+            "it does not tell its state: a training that goes on begins new episodes",
+            _SIMULATED if hasattr(pool, "envs") else "",
         )  # fmt: skip
     actions = np.random.default_rng(seed).uniform(
         -1, 1, (min(steps, _AGAIN), pool.num_envs, pool.spec.action_dim)

@@ -12,8 +12,11 @@ see `vector.py`).
 3. Which registered tasks never terminate is known of Gymnasium's own; of all others it
    is assumed that they can, unless the option `terminates=no` promises that they do
    not; an end that breaks the promise is an error.
+4. Whether it is a simulator is known of Gymnasium's own, too; of all others only if the
+   option `simulated=yes` says so.
 """
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -123,17 +126,28 @@ def make(task: str, seed: int) -> Env:
         raise EnvError(_missing(full, name, error)) from error
     except Exception as error:
         raise failure(f"making {full}", error) from error
+    if options.simulated is None:
+        options = dataclasses.replace(options, simulated=_is_gymnasiums(name))
     if options.terminates is None and _stem(name) in _NEVER_TERMINATE:
         return GymEnv(env, full, seed, options, can_terminate=False)
     return wrap(env, full, seed, options)
 
 
+def _is_gymnasiums(name: str) -> bool:
+    """Whether a task came with Gymnasium, all of whose tasks are simulated."""
+    return _entry_point(name).startswith("gymnasium.envs.")
+
+
+def _entry_point(name: str) -> str:
+    spec = _registry().get(name)
+    return "" if spec is None else str(spec.entry_point)
+
+
 def _missing(full: str, name: str, error: Exception) -> str:
     """Gymnasium's own tasks on MuJoCo import what films are written with, too."""
-    entry = str(_registry()[name].entry_point) if name in _registry() else ""
     reason = " ".join(str(error).split())
     text = f"{full} needs a package that is missing: {reason}"
-    if entry.startswith("gymnasium.envs.mujoco"):
+    if _entry_point(name).startswith("gymnasium.envs.mujoco"):
         text += "; run: pip install 'planprior[gym]'"
     return text
 
@@ -239,7 +253,7 @@ class GymEnv(RetracedEnv):
             can_terminate=can_terminate,
             has_success=bool(options.success),
         )
-        super().__init__(spec, seed)
+        super().__init__(spec, seed, simulated=bool(options.simulated))
 
     def _generator(self) -> object:
         return getattr(self._env.unwrapped, "np_random", None)

@@ -51,4 +51,4 @@ def make(task: str, seed: int) -> Env:
     made = importlib.import_module("gymnasium").make(
         task, render_mode=None, disable_env_checker=True
     )
-    return gym.wrap(made, f"humanoid_bench:{task}", seed, TaskOptions())
+    return gym.wrap(made, f"humanoid_bench:{task}", seed, TaskOptions(simulated=True))

@@ -70,7 +70,7 @@ class MetaWorld(RetracedEnv):
             action_repeat=ACTION_REPEAT,
             has_success=True,
         )
-        super().__init__(spec, seed)
+        super().__init__(spec, seed, simulated=True)
 
     def _generator(self) -> object:
         return self._env.np_random

@@ -48,7 +48,9 @@ def make(task: str, seed: int) -> Env:
     importlib.import_module("myosuite")  # registers its tasks
     name = next(name for name, ours in ALIASES.items() if ours == task)
     made = importlib.import_module("gymnasium").make(name, disable_env_checker=True)
-    options = TaskOptions(episode_length=EPISODE_LENGTH, terminates=False, success=True)
+    options = TaskOptions(
+        episode_length=EPISODE_LENGTH, terminates=False, success=True, simulated=True
+    )
     return gym.wrap(_Unending(made.unwrapped), f"myosuite:{task}", seed, options)
 
 

@@ -23,12 +23,15 @@ class TaskOptions:
             promise, and an end of that kind an error.
         success: Whether `info` tells at every step, as `success` or `is_success`,
             whether the goal is met.
+        simulated: Whether nothing but a simulation moves, so that actions may be done
+            again: see `retraced.py`. Where not given, it is known of Gymnasium's own.
     """
 
     action_repeat: int = 1
     episode_length: int | None = None
     terminates: bool | None = None
     success: bool = False
+    simulated: bool | None = None
 
     def __str__(self) -> str:
         """What `split` reads: empty for the defaults."""
@@ -71,7 +74,7 @@ _TRUTHS = {"yes": True, "true": True, "no": False, "false": False}
 
 
 def _read(task: str, name: str, text: str) -> int | bool:
-    if name in ("terminates", "success"):
+    if name in ("terminates", "success", "simulated"):
         if text.lower() in _TRUTHS:
             return _TRUTHS[text.lower()]
         raise ValueError(f"{name} of task {task!r} is {text!r}; it must be yes or no")

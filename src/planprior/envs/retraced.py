@@ -19,15 +19,16 @@ from planprior.spec import EnvSpec
 class RetracedEnv(Env):
     """An environment whose subclass says how to begin an episode and do an action."""
 
-    def __init__(self, spec: EnvSpec, seed: int) -> None:
+    def __init__(self, spec: EnvSpec, seed: int, *, simulated: bool) -> None:
         """Keep sizes and seed.
 
         Args:
             spec: Sizes and lengths.
             seed: Everything random follows from it, until `reset` gets another one.
+            simulated: Whether nothing but a simulation moves.
         """
         self.spec = spec
-        self._seed = seed
+        self._seed, self._simulated = seed, simulated
         # Which episode of the seed it is, as far as that matters: none, first, later.
         self._episode = 0
         self._drawn_from: np.ndarray | None = None
@@ -81,9 +82,10 @@ class RetracedEnv(Env):
     def state(self) -> EnvState | None:
         """Return what the episode was begun from, its actions, and what came of them.
 
-        None where the environment draws from another generator than Gymnasium's.
+        None where it may be no simulator, or draws from another generator than
+        Gymnasium's.
         """
-        if self._drawn_from is None:
+        if not self._simulated or self._drawn_from is None:
             return None
         actions = np.zeros((self.spec.episode_length, self.spec.action_dim), np.float32)
         actions[: len(self._actions)] = self._actions or 0
@@ -101,8 +103,10 @@ class RetracedEnv(Env):
         """Begin the same episode and do its actions again.
 
         Raises:
-            StateError: Something else came of them.
+            StateError: Something else came of them, or it may be no simulator.
         """
+        if not self._simulated:
+            raise StateError(f"nothing says that {self.spec.name} is a simulator")
         self._begin_as(state)
         for action in state["actions"][: int(state["steps"])]:
             outcome = self.step(action)

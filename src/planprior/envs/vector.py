@@ -234,6 +234,11 @@ def _check_numbers(env: Any, num_envs: int, name: str, options: TaskOptions) -> 
         )
     if options.success:
         raise EnvError(f"success of {name} is yes; vector environments do not tell it")
+    if options.simulated:
+        raise EnvError(
+            f"simulated of {name} is yes; when a training goes on, vector environments "
+            "begin new episodes in any case"
+        )
     if options.action_repeat != 1:
         raise EnvError(
             f"action_repeat of {name} is {options.action_repeat}; it must be 1 for a "
