@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from planprior import runtime
 from planprior.runtime import (
     GracefulStop,
     Memory,
@@ -86,6 +87,20 @@ jax.jit(lambda x: x + 1)(1.0).block_until_ready()
         "precision": "float32",
         "enabled": True,
     }
+
+
+def test_programs_are_kept_apart_by_number_of_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """JAX would load one that was compiled for one core, and leave the others idle."""
+    monkeypatch.delenv("NPROC", raising=False)
+    folders = []
+    for cores in (1, 2, 2):
+        monkeypatch.setattr(runtime, "cpu_cores", lambda cores=cores: cores)
+        folders.append(runtime._cache_folder())
+    monkeypatch.setenv("NPROC", "2")
+    folders.append(runtime._cache_folder())
+    assert folders[1] == folders[2] and len(set(folders)) == 3
 
 
 def test_settings_are_applied_and_those_of_the_user_stay() -> None:

@@ -94,14 +94,18 @@ def _precision(name: str) -> str:
 
 
 def _cache_folder() -> Path:
-    """Returns a folder of its own per kind of CPU.
+    """Returns a folder of its own per kind of CPU and number of cores.
 
     Home folders are shared between machines, and a program that was compiled for
-    another CPU may stop with an illegal instruction.
+    another CPU may stop with an illegal instruction. One for another number of cores
+    runs, but is cut into so many parts: on more cores it leaves them idle, and sums are
+    rounded in another order than where it was compiled. JAX does not tell either apart.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     cache = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    kind = f"{cpu_model()} {_cpu_info('flags')}"
+    # By these two variables XLA can be told of another number.
+    cores = [cpu_cores(), *map(os.environ.get, ("PJRT_NPROC", "NPROC"))]
+    kind = f"{cpu_model()} {_cpu_info('flags')} {cores}"
     return cache / "planprior" / f"jax-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"
 
 
