@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from results_files import write_run
@@ -343,3 +344,16 @@ def test_a_moment_comes_with_what_it_waits_for(tmp_path):
     assert not learns(1)
     (tmp_path / "train.jsonl").write_text("{}\n")
     assert learns(1) and kills.passes(0.0)(1) and not kills.passes(1e9)(1)
+
+
+def test_strikes_of_the_finger_are_counted():
+    finger_spin = load("finger_spin")
+    slow, paid = [3.0] * 2, [16.0, 20.0]
+    speed = np.array([*slow, *paid, 14.0, *paid, *slow, *paid, *[0.0] * 30])
+    begin, length = finger_spin.dips(speed)
+    assert list(begin) == [4, 7, 11] and list(length) == [1, 2, 30]
+    assert [len(x) for x in finger_spin.dips(np.full(5, 16.0))] == [0, 0]
+    reward = np.where(speed < 15, 0.0, 2.0)
+    told = finger_spin.describe([finger_spin.Episode(speed, reward, reward)] * 2)
+    assert told.startswith("return 12; 2.0 strikes an episode, each 1.50 decisions")
+    assert "from 20.0 rad/s;" in told and "stuck for 30 decisions" in told
