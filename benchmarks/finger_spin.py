@@ -6,12 +6,12 @@ A step pays 1 while the spinner turns at 15 rad/s or more. It slows down by itse
 that the finger has to strike it again and again; a *dip* is a time below that speed.
 """
 
-import argparse
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from planner_size import asked_for
 from planprior.acting import Agent
 from planprior.envs.registry import make_pool
 
@@ -83,16 +83,8 @@ def describe(episodes: list[Episode]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+")
-    parser.add_argument("--episodes", type=int, default=5)
-    options = parser.parse_args()
-    for run in options.runs:
-        try:
-            agent = Agent.load(run, checkpoint="latest")
-        except (ValueError, OSError) as error:
-            parser.error(str(error))
-        episodes = [play(agent, seed) for seed in range(options.episodes)]
+    for run, agent, count in asked_for(str(__doc__), 5):
+        episodes = [play(agent, seed) for seed in range(count)]
         print(f"{run}: {describe(episodes)}", flush=True)
 
 

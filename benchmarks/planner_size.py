@@ -9,6 +9,7 @@ TD-MPC2's (512 samples, 6 iterations).
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,21 +48,32 @@ def returns(
         pool.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def asked_for(about: str, episodes: int) -> Iterator[tuple[str, Agent, int]]:
+    """Runs that the command line names, their last agents, and how many episodes.
+
+    Args:
+        about: What the script is for.
+        episodes: How many, unless the command line says otherwise.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("runs", nargs="+")
-    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=episodes)
     options = parser.parse_args()
     for run in options.runs:
         try:
             agent = Agent.load(run, checkpoint="latest")
         except (ValueError, OSError) as error:
             parser.error(str(error))
+        yield run, agent, options.episodes
+
+
+def main() -> None:
+    for run, agent, episodes in asked_for(str(__doc__), 10):
         own, published = agent.config.planner, PlannerConfig()
         sizes = {name: getattr(published, name) for name in SIZES}
         large = dataclasses.replace(own, **sizes)
         for planner, kind in ((own, Population), (own, Exploring), (large, Population)):
-            found = returns(agent, planner, options.episodes, kind)
+            found = returns(agent, planner, episodes, kind)
             error = np.std(found, ddof=1) / np.sqrt(len(found))
             noise = ", exploring" if kind is Exploring else ""
             print(
