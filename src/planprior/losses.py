@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from planprior import numerics
 from planprior.config import Config
 from planprior.hypers import Hypers
-from planprior.mapping import each
+from planprior.mapping import each, on_accelerator, summed
 from planprior.nets import MLP
 from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, FITS, Prior
@@ -73,16 +73,12 @@ def model_loss(
     reward_logits = each(model.reward_logits)(before, batch.action)
     reward = jnp.mean(each(cross_entropy)(reward_logits, batch.reward), axis=1)
 
-    value_logits = each(lambda z, a, m: model.value_logits(z, a, dropout=m))(
-        before, batch.action, dropout
-    )
-    per_head = each(jax.vmap(cross_entropy, (0, None)))(value_logits, targets)
-    value = jnp.mean(per_head, axis=(1, 2))
+    value, values = value_loss(model, before, batch.action, targets, dropout, hypers)
 
     losses = {
         "consistency_loss": decayed(hypers.rho, consistency),
         "reward_loss": decayed(hypers.rho, reward),
-        "value_loss": decayed(hypers.rho, value),
+        "value_loss": value,
         "termination_loss": termination_loss(model, after, batch.terminated),
     }
     total = (
@@ -92,9 +88,43 @@ def model_loss(
         + hypers.termination_coef * losses["termination_loss"]
     )
     steps = {f"consistency_error_{t + 1}": x for t, x in enumerate(consistency)}
-    values = each(jax.vmap(model.bins.decode))(value_logits)
     metrics = losses | steps | value_metrics(values, targets)
     return total, (zs, metrics | {"model_loss": total})
+
+
+def value_loss(
+    model: WorldModel,
+    zs: Float[Array, "H B L"],
+    actions: Float[Array, "H B A"],
+    targets: Float[Array, "H B"],
+    dropout: Float[Array, "H B Q _"] | None,
+    hypers: Hypers,
+) -> tuple[Scalar, Float[Array, "H B Q"]]:
+    """Mean cross entropy of the heads to the targets, and the heads' values.
+
+    On accelerators the heads are one batched product per layer; see `nets.apply_heads`.
+    """
+    cross_entropy, decode = model.bins.cross_entropy, model.bins.decode
+    if on_accelerator():
+        logits = each(lambda z, a, m: model.value_logits(z, a, dropout=m))(
+            zs, actions, dropout
+        )
+        per_head = each(jax.vmap(cross_entropy, (0, None)))(logits, targets)
+        loss = decayed(hypers.rho, jnp.mean(per_head, axis=(1, 2)))
+        return loss, each(jax.vmap(decode))(logits)
+
+    def of_head(
+        head: MLP, mask: Float[Array, "H B _"] | None, zs: Float[Array, "H B L"]
+    ) -> tuple[Scalar, Float[Array, "H B"]]:
+        logits = each(lambda z, a, m: head(*model.valued(z, a), dropout=m))(
+            zs, actions, mask
+        )
+        error = jnp.mean(each(cross_entropy)(logits, targets), axis=1)
+        return decayed(hypers.rho, error), each(decode)(logits)
+
+    masks = None if dropout is None else jnp.moveaxis(dropout, 2, 0)
+    total, values = summed(of_head)(model.value_heads, masks, zs)
+    return total / len(values), jnp.moveaxis(values, 0, 2)
 
 
 def termination_loss(

@@ -37,46 +37,51 @@ def _moments(x: Float[Array, "out"]) -> tuple[Float[Array, "out"], Scalar]:
     return centred, jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
 
 
-def _moments_again(x: Float[Array, "out"]) -> tuple[Float[Array, "out"], Scalar]:
-    """The centred x and 1/std for a backward pass.
+def _normal_again(
+    x: Float[Array, "out"], mean: Scalar, precision: Scalar, out: Float[Array, "out"]
+) -> tuple[Float[Array, "out"], Scalar]:
+    """The normalised x and 1/std for a backward pass, when `out` is there.
 
-    On accelerators they are kept apart from what follows. Otherwise XLA makes a kernel
-    of its own for each thing that depends on them, and writes arrays of x's size
-    between these.
+    On CPUs nothing is added to x, times `out`. XLA would otherwise see that all of this
+    can be had since the forward pass, compute it there, and keep several arrays of x's
+    size until now.
+
+    On accelerators mean and 1/std are computed again, and kept apart from what follows.
+    Otherwise XLA makes a kernel of its own for each thing that depends on them, and
+    writes arrays of x's size between these.
     """
     if not on_accelerator():
-        centred, std = _moments(x)
-        return centred, 1.0 / std
+        return (x + 0.0 * out[0] - mean) * precision, precision
     apart = jax.lax.optimization_barrier
     again = apart(x)
     _, std = _moments(again)
     mean, precision = apart((jnp.mean(again), 1.0 / std))
-    return x - mean, precision
+    return (x - mean) * precision, precision
 
 
 @jax.custom_vjp
 def normed_mish(
     x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
 ) -> Float[Array, "out"]:
-    """Mish of `layer_norm`, which keeps nothing but x for its gradient.
+    """Mish of `layer_norm`, which keeps x, mean and 1/std for its gradient.
 
     Left to itself, autodiff keeps several arrays of x's size, and writing them is what
     a forward pass on a CPU takes most time for, beside the products. So the backward
-    pass computes all of it again: in another order, lest the compiler see that it is
-    the same and keep it after all.
+    pass computes all that is as large as x again.
     """
     return mish(layer_norm(x, scale, shift))
 
 
 def _normed_mish(x: Array, scale: Array, shift: Array) -> tuple[Array, Any]:
-    return normed_mish(x, scale, shift), (x, scale, shift)
+    _, std = _moments(x)
+    kept = (x, jnp.mean(x), 1.0 / std, scale, shift)
+    return normed_mish(x, scale, shift), kept
 
 
 def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, Array, Array]:
-    x, scale, shift = kept
-    centred, precision = _moments_again(x)
-    normal = centred * precision
-    to_shift = out * mish_slope(centred * scale * precision + shift)
+    x, mean, precision, scale, shift = kept
+    normal, precision = _normal_again(x, mean, precision, out)
+    to_shift = out * mish_slope(normal * scale + shift)
     to_normal = to_shift * scale
     along = jnp.mean(to_normal) + normal * jnp.mean(to_normal * normal)
     return precision * (to_normal - along), to_shift * normal, to_shift

@@ -63,6 +63,13 @@ class WorldModel(eqx.Module):
         """Expected reward (in symlog space, then symexp)."""
         return self.bins.decode(self.reward_head(z, a))
 
+    def valued(self, z: Latent, a: Action | None) -> tuple[Float[Array, "_"], ...]:
+        """What a head looks at: the state, and for Q heads the action."""
+        if not self.action_values:
+            return (z,)
+        assert a is not None, "Q heads value an action, and none is given"
+        return (z, a)
+
     def value_logits(
         self,
         z: Latent,
@@ -80,11 +87,7 @@ class WorldModel(eqx.Module):
             dropout: Masks of the heads' first hidden layer, while learning.
         """
         heads = self.value_heads if heads is None else heads
-        inputs = (z,)
-        if self.action_values:
-            assert a is not None, "Q heads value an action, and none is given"
-            inputs = (z, a)
-        return nets.apply_heads(heads, *inputs, dropout=dropout)
+        return nets.apply_heads(heads, *self.valued(z, a), dropout=dropout)
 
     def values(
         self,
