@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.errors import KeyReuseError
 
-from helpers import SMALL, close, method, same, setup
-from planprior import agent, methods, nets
+from helpers import SMALL, close, method, quick_methods, same, setup
+from planprior import agent, losses, mapping, methods, nets
 from planprior.config import MOST_DROPOUT, Config
 from planprior.spec import EnvSpec
 from planprior.world_model import init_world_model
@@ -70,6 +70,54 @@ def test_the_gradient_of_a_hidden_layer_is_that_of_its_formula(key):
     close(ours, theirs, rtol=1e-5, atol=1e-6)
     for one, other in zip(pull_ours(out), pull_theirs(out), strict=True):
         close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_sum_over_parts_has_the_gradient_of_all_at_once(masked):
+    """`mapping.summed` makes its gradient part by part; autodiff finds the same."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    parts, x = (normal(3, 4, 5), normal(3, 5)), normal(6, 4)
+    mask = normal(3, 6, 5) if masked else None
+
+    def loss(part, mask, x):
+        weight, bias = part
+        out = jnp.tanh(x @ weight + bias[None])
+        out = out if mask is None else out * mask
+        return jnp.sum(out * out), jnp.sum(out, axis=1)
+
+    def by_parts(parts, x):
+        value, told = mapping.summed(loss)(parts, mask, x)
+        return 3 * value, told
+
+    def at_once(parts, x):
+        axes = (0, 0 if masked else None, None)
+        values, told = jax.vmap(loss, axes)(parts, mask, x)
+        return 3 * jnp.sum(values), told
+
+    ours, theirs = (
+        jax.value_and_grad(whole, argnums=(0, 1), has_aux=True)(parts, x)
+        for whole in (by_parts, at_once)
+    )
+    close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", quick_methods("tdmpc2", "bmpc"))
+def test_wide_layers_learn_as_narrow_ones_do(name, monkeypatch):
+    """What saves memory from a width on changes an update by rounding alone."""
+    s = setup(*method(name))
+
+    def updated():
+        return jax.jit(
+            lambda state: agent.update_with(state, s.batch, s.noise, s.hypers, s.config)
+        )(s.state)
+
+    narrow = updated()
+    for module in (nets, losses):
+        monkeypatch.setattr(module, "WIDE", 1)
+    wide = updated()
+    close(wide[0], narrow[0], rtol=1e-4, atol=2e-6)
+    close(wide[1], narrow[1], rtol=1e-3, atol=1e-5)
 
 
 def test_other_methods_sizes():

@@ -17,7 +17,7 @@ from planprior import numerics
 from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.mapping import each, on_accelerator, summed
-from planprior.nets import MLP
+from planprior.nets import MLP, WIDE
 from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, FITS, Prior
 from planprior.targets import REDUCTIONS, value_metrics
@@ -102,10 +102,11 @@ def value_loss(
 ) -> tuple[Scalar, Float[Array, "H B Q"]]:
     """Mean cross entropy of the heads to the targets, and the heads' values.
 
-    On accelerators the heads are one batched product per layer; see `nets.apply_heads`.
+    On CPUs wide heads learn one after the other (`mapping.summed`).
     """
     cross_entropy, decode = model.bins.cross_entropy, model.bins.decode
-    if on_accelerator():
+    width = model.value_heads.hidden[0].scale.shape[-1]
+    if on_accelerator() or width < WIDE:
         logits = each(lambda z, a, m: model.value_logits(z, a, dropout=m))(
             zs, actions, dropout
         )

@@ -18,6 +18,10 @@ Tree = TypeVar("Tree")
 
 LAYER_NORM_EPSILON = 1e-5
 
+WIDE = 512
+"""Width of a layer from which on an update's time on a CPU is also that of the memory
+it takes; below, all of it fits into caches, and what saves memory costs more."""
+
 
 def simnorm(x: Float[Array, "L"], group: int) -> Float[Array, "L"]:
     """Softmax within groups of `group` neighbours (TD-MPC2, §3.1): simplices."""
@@ -42,16 +46,17 @@ def _normal_again(
 ) -> tuple[Float[Array, "out"], Scalar]:
     """The normalised x and 1/std for a backward pass, when `out` is there.
 
-    On CPUs nothing is added to x, times `out`. XLA would otherwise see that all of this
-    can be had since the forward pass, compute it there, and keep several arrays of x's
-    size until now.
+    On CPUs nothing is added to a wide x, times `out`. XLA would otherwise see that all
+    of this can be had since the forward pass, compute it there, and keep several arrays
+    of x's size until now.
 
     On accelerators mean and 1/std are computed again, and kept apart from what follows.
     Otherwise XLA makes a kernel of its own for each thing that depends on them, and
     writes arrays of x's size between these.
     """
     if not on_accelerator():
-        return (x + 0.0 * out[0] - mean) * precision, precision
+        late = x + 0.0 * out[0] if len(x) >= WIDE else x
+        return (late - mean) * precision, precision
     apart = jax.lax.optimization_barrier
     again = apart(x)
     _, std = _moments(again)
