@@ -12,14 +12,16 @@ from planprior import methods
 SOURCE = Path(planprior.__file__).parent
 CORE = (
     *("spec", "types", "checked", "config", "hypers", "compatibility", "methods"),
-    *("mapping", "numerics", "nets", "encoders", "policies", "world_model", "draws"),
+    *("mapping", "numerics", "normed", "nets", "encoders", "policies", "world_model"),
+    *("draws",),
     *("search", "planner", "priors", "actor", "weighing", "targets", "losses", "state"),
     *("diagnostics", "adam", "learning", "agent"),
 )
 # Each file may import those before it, and nothing that comes later.
 ORDER = (
-    *("spec", "types", "checked", "config", "hypers", "mapping", "numerics", "nets"),
-    *("encoders", "policies", "world_model", "priors", "actor", "draws", "search"),
+    *("spec", "types", "checked", "config", "hypers", "mapping", "numerics", "normed"),
+    *("nets", "encoders", "policies", "world_model", "priors", "actor", "draws"),
+    *("search",),
     *("planner", "compatibility", "methods", "weighing", "targets", "losses"),
     *("state", "diagnostics", "adam"),
     *("learning", "agent", "replay", "placement", "programs", "population"),
@@ -36,8 +38,9 @@ STANDARD = {
 }
 # What a controller or a robot needs, and nothing that learns or simulates.
 ACTING = (
-    *("spec", "types", "checked", "config", "hypers", "mapping", "numerics", "nets"),
-    *("encoders", "policies", "world_model", "priors", "draws", "search", "planner"),
+    *("spec", "types", "checked", "config", "hypers", "mapping", "numerics", "normed"),
+    *("nets", "encoders", "policies", "world_model", "priors", "draws", "search"),
+    *("planner",),
     "compatibility",
     *("sweep", "settings", "tensorfile", "checkpoint", "actor", "portable"),
     *("latency", "anytime", "controller"),

@@ -241,7 +241,7 @@ def test_boom_weighs_states_by_their_value():
     action = terms.sample.action
     heads = [jax.vmap(jax.vmap(
         lambda z, a, m, i=i: s.state.model.values(z, a, x.heads, m)[i]
-    ))(x.zs, action, x.dropout) for i in range(2)]  # fmt: skip
+    ))(x.zs, action, losses.of_rows(x.dropout)) for i in range(2)]  # fmt: skip
     q = jnp.minimum(*heads)
     pi = jax.vmap(jax.vmap(s.state.policy))(x.zs)
     std = jnp.maximum(pi.std, 0.05)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.errors import KeyReuseError
 
 from helpers import SMALL, close, method, quick_methods, same, setup
-from planprior import agent, losses, mapping, methods, nets
+from planprior import agent, losses, mapping, methods, nets, normed
 from planprior.config import MOST_DROPOUT, Config
 from planprior.spec import EnvSpec
 from planprior.world_model import init_world_model
@@ -54,19 +54,33 @@ def test_sizes_are_those_of_tdmpc2(size, parameters):
     assert trained("tdmpc2", size) == parameters
 
 
-def test_the_gradient_of_a_hidden_layer_is_that_of_its_formula(key):
-    """`normed_mish` has a derivative of its own; autodiff finds the same."""
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "activation"),
+    [
+        (normed.normed_mish, jax.nn.mish),
+        (
+            lambda x, scale, shift: normed.normed_simnorm(x, scale, shift, 4),
+            lambda x: jax.nn.softmax(x.reshape(4, 4)).reshape(16),
+        ),
+    ],
+)
+def test_the_gradient_of_a_layer_is_that_of_its_formula(
+    layer, activation, wide, key, monkeypatch
+):
+    """These layers have derivatives of their own; autodiff finds the same."""
+    monkeypatch.setattr(normed, "WIDE", 16 if wide else 17)
     x, scale, shift, out = jax.random.normal(key, (4, 5, 16))
 
     def plain(x, scale, shift):
-        normal = (x - x.mean()) * jax.lax.rsqrt(x.var() + nets.LAYER_NORM_EPSILON)
-        return jax.nn.mish(normal * scale + shift)
+        normal = (x - x.mean()) * jax.lax.rsqrt(x.var() + normed.LAYER_NORM_EPSILON)
+        return activation(normal * scale + shift)
 
     def gradient(function):
         whole = jax.vmap(function, (0, None, None))
         return jax.vjp(whole, 3 * x + 1, scale[0], shift[0])
 
-    (ours, pull_ours), (theirs, pull_theirs) = map(gradient, (nets.normed_mish, plain))
+    (ours, pull_ours), (theirs, pull_theirs) = map(gradient, (layer, plain))
     close(ours, theirs, rtol=1e-5, atol=1e-6)
     for one, other in zip(pull_ours(out), pull_theirs(out), strict=True):
         close(one, other, rtol=1e-4, atol=1e-5)
@@ -113,7 +127,7 @@ def test_wide_layers_learn_as_narrow_ones_do(name, monkeypatch):
         )(s.state)
 
     narrow = updated()
-    for module in (nets, losses):
+    for module in (nets, normed, losses):
         monkeypatch.setattr(module, "WIDE", 1)
     wide = updated()
     close(wide[0], narrow[0], rtol=1e-4, atol=2e-6)
@@ -140,7 +154,7 @@ def test_only_methods_without_heads_of_their_own_take_the_sizes(size):
 @few
 @given(st.lists(st.floats(-60, 60, width=32), min_size=16, max_size=16))
 def test_groups_of_a_latent_sum_to_one(values):
-    z = nets.simnorm(jnp.asarray(values, jnp.float32), 4)
+    z = normed.simnorm(jnp.asarray(values, jnp.float32), 4)
     close(z.reshape(4, 4).sum(1), np.ones(4))
     assert (z >= 0).all()
 

@@ -267,7 +267,7 @@ def test_the_models_errors_by_hand(updated):
     alive = 1 - np.asarray(s.batch.terminated)
     target = s.batch.reward + s.hypers.discount * alive * q
     value = jax.vmap(jax.vmap(lambda z, a, m: model.values(z, a, dropout=m)))(
-        zs[:-1], s.batch.action, noise.model_dropout
+        zs[:-1], s.batch.action, losses.of_rows(noise.model_dropout)
     )
     close(told["value_over_target"], value.mean() - target.mean(), rtol=1e-4)
 

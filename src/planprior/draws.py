@@ -116,7 +116,7 @@ class UpdateNoise(NamedTuple):
         policy: Standard normal, for the policy loss's actions.
         target_heads: Which two target heads make the target.
         policy_heads: Which two online heads value the policy's actions.
-        model_dropout: Masks of all heads.
+        model_dropout: Masks of all heads, head by head as CPUs learn them.
         policy_dropout: Masks of those two.
     """
 
@@ -124,8 +124,8 @@ class UpdateNoise(NamedTuple):
     policy: Float[Array, "n B A"]
     target_heads: Int[Array, "_"]
     policy_heads: Int[Array, "_"]
-    model_dropout: Float[Array, "H B Q _"] | None
-    policy_dropout: Float[Array, "n B q _"] | None
+    model_dropout: Float[Array, "Q H B _"] | None
+    policy_dropout: Float[Array, "q n B _"] | None
 
 
 def policy_steps(config: Config) -> int:
@@ -147,8 +147,8 @@ def draw_update_noise(action_dim: int, config: Config, *, key: PRNGKey) -> Updat
         policy=jax.random.normal(keys[1], (*policy_shape, action_dim)),
         target_heads=draw_heads(heads, key=keys[2]),
         policy_heads=draw_heads(heads, key=keys[3]),
-        model_dropout=nets.dropout_mask((*steps, heads, width), rate, key=keys[4]),
+        model_dropout=nets.dropout_mask((heads, *steps, width), rate, key=keys[4]),
         policy_dropout=nets.dropout_mask(
-            (*policy_shape, chosen, width), 0.0 if no_value else rate, key=keys[5]
+            (chosen, *policy_shape, width), 0.0 if no_value else rate, key=keys[5]
         ),
     )

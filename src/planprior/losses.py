@@ -17,7 +17,8 @@ from planprior import numerics
 from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.mapping import each, on_accelerator, summed
-from planprior.nets import MLP, WIDE
+from planprior.nets import MLP
+from planprior.normed import WIDE
 from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, FITS, Prior
 from planprior.targets import REDUCTIONS, value_metrics
@@ -48,7 +49,7 @@ def model_loss(
     batch: Batch,
     latents: Float[Array, "T B L"],
     targets: Float[Array, "H B"],
-    dropout: Float[Array, "H B Q _"] | None,
+    dropout: Float[Array, "Q H B _"] | None,
     hypers: Hypers,
 ) -> tuple[Scalar, tuple[Float[Array, "T B L"], Metrics]]:
     """Consistency, reward, value and, with a continue head, termination.
@@ -97,7 +98,7 @@ def value_loss(
     zs: Float[Array, "H B L"],
     actions: Float[Array, "H B A"],
     targets: Float[Array, "H B"],
-    dropout: Float[Array, "H B Q _"] | None,
+    dropout: Float[Array, "Q H B _"] | None,
     hypers: Hypers,
 ) -> tuple[Scalar, Float[Array, "H B Q"]]:
     """Mean cross entropy of the heads to the targets, and the heads' values.
@@ -108,7 +109,7 @@ def value_loss(
     width = model.value_heads.hidden[0].scale.shape[-1]
     if on_accelerator() or width < WIDE:
         logits = each(lambda z, a, m: model.value_logits(z, a, dropout=m))(
-            zs, actions, dropout
+            zs, actions, of_rows(dropout)
         )
         per_head = each(jax.vmap(cross_entropy, (0, None)))(logits, targets)
         loss = decayed(hypers.rho, jnp.mean(per_head, axis=(1, 2)))
@@ -123,9 +124,15 @@ def value_loss(
         error = jnp.mean(each(cross_entropy)(logits, targets), axis=1)
         return decayed(hypers.rho, error), each(decode)(logits)
 
-    masks = None if dropout is None else jnp.moveaxis(dropout, 2, 0)
-    total, values = summed(of_head)(model.value_heads, masks, zs)
+    total, values = summed(of_head)(model.value_heads, dropout, zs)
     return total / len(values), jnp.moveaxis(values, 0, 2)
+
+
+def of_rows(
+    masks: Float[Array, "Q n B _"] | None,
+) -> Float[Array, "n B Q _"] | None:
+    """Masks drawn head by head, as `each` takes them."""
+    return None if masks is None else jnp.moveaxis(masks, 0, 2)
 
 
 def termination_loss(
@@ -194,7 +201,7 @@ class PolicyInputs(NamedTuple):
     mask: Bool[Array, "n B"]
     eps: Float[Array, "n B A"]
     heads: MLP
-    dropout: Float[Array, "n B q _"] | None
+    dropout: Float[Array, "q n B _"] | None
     weight: Scalar
     scales: Scales
 
@@ -263,7 +270,7 @@ def policy_loss(
     value_scale = x.scales.value
     if not config.policy.imitation_only:
         q = each(lambda z, a, m: action_value(model, z, a, x.heads, m, hypers, config))(
-            x.zs, sample.action, x.dropout
+            x.zs, sample.action, of_rows(x.dropout)
         )
         everywhere = jnp.ones_like(x.mask[0])
         value_scale = numerics.update_scale(

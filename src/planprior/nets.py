@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,88 +11,10 @@ from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, Int, UInt16
 
 from planprior.mapping import on_accelerator
-from planprior.numerics import mish, mish_slope
-from planprior.types import PRNGKey, Scalar
+from planprior.normed import WIDE, layer_norm, normed_mish, normed_simnorm, simnorm
+from planprior.types import PRNGKey
 
 Tree = TypeVar("Tree")
-
-LAYER_NORM_EPSILON = 1e-5
-
-WIDE = 512
-"""Width from which on what saves memory saves time too, in updates on a CPU. It did so
-at 512 and cost time in size `tiny`; between the two nothing was measured."""
-
-
-def simnorm(x: Float[Array, "L"], group: int) -> Float[Array, "L"]:
-    """Softmax within groups of `group` neighbours (TD-MPC2, §3.1): simplices."""
-    return jax.nn.softmax(x.reshape(-1, group), axis=-1).reshape(-1)
-
-
-def layer_norm(
-    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
-) -> Float[Array, "out"]:
-    """Layer normalisation, with gain `scale` and offset `shift`."""
-    centred, std = _moments(x)
-    return centred / std * scale + shift
-
-
-def _moments(x: Float[Array, "out"]) -> tuple[Float[Array, "out"], Scalar]:
-    centred = x - jnp.mean(x)
-    return centred, jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
-
-
-def _normal_again(
-    x: Float[Array, "out"], mean: Scalar, precision: Scalar, out: Float[Array, "out"]
-) -> tuple[Float[Array, "out"], Scalar]:
-    """The normalised x and 1/std for a backward pass, when `out` is there.
-
-    On CPUs nothing is added to a wide x, times `out`. XLA would otherwise see that all
-    of this can be had since the forward pass, compute it there, and keep several arrays
-    of x's size until now.
-
-    On accelerators mean and 1/std are computed again, and kept apart from what follows.
-    Otherwise XLA makes a kernel of its own for each thing that depends on them, and
-    writes arrays of x's size between these.
-    """
-    if not on_accelerator():
-        late = x + 0.0 * out[0] if len(x) >= WIDE else x
-        return (late - mean) * precision, precision
-    apart = jax.lax.optimization_barrier
-    again = apart(x)
-    _, std = _moments(again)
-    mean, precision = apart((jnp.mean(again), 1.0 / std))
-    return (x - mean) * precision, precision
-
-
-@jax.custom_vjp
-def normed_mish(
-    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
-) -> Float[Array, "out"]:
-    """Mish of `layer_norm`, which keeps x, mean and 1/std for its gradient.
-
-    Left to itself, autodiff keeps several arrays of x's size, and writing them is what
-    a forward pass on a CPU takes most time for, beside the products. So the backward
-    pass computes all that is as large as x again.
-    """
-    return mish(layer_norm(x, scale, shift))
-
-
-def _normed_mish(x: Array, scale: Array, shift: Array) -> tuple[Array, Any]:
-    _, std = _moments(x)
-    kept = (x, jnp.mean(x), 1.0 / std, scale, shift)
-    return normed_mish(x, scale, shift), kept
-
-
-def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, Array, Array]:
-    x, mean, precision, scale, shift = kept
-    normal, precision = _normal_again(x, mean, precision, out)
-    to_shift = out * mish_slope(normal * scale + shift)
-    to_normal = to_shift * scale
-    along = jnp.mean(to_normal) + normal * jnp.mean(to_normal * normal)
-    return precision * (to_normal - along), to_shift * normal, to_shift
-
-
-normed_mish.defvjp(_normed_mish, _normed_mish_gradient)
 
 
 class Linear(eqx.Module):
@@ -165,7 +87,10 @@ class NormedLinear(eqx.Module):
 
     def simplices(self, *parts: Float[Array, "_"], group: int) -> Float[Array, "out"]:
         """Apply with `simnorm` in the place of Mish."""
-        return simnorm(layer_norm(self.linear(*parts), self.scale, self.shift), group)
+        x = self.linear(*parts)
+        if len(x) >= WIDE and not on_accelerator():
+            return normed_simnorm(x, self.scale, self.shift, group)
+        return simnorm(layer_norm(x, self.scale, self.shift), group)
 
 
 class MLP(eqx.Module):

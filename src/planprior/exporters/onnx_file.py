@@ -12,13 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from planprior.actor import CanAct
-from planprior.nets import (
-    LAYER_NORM_EPSILON,
-    MLP,
-    Linear,
-    NormedLinear,
-    SimplexMLP,
-)
+from planprior.nets import MLP, Linear, NormedLinear, SimplexMLP
+from planprior.normed import LAYER_NORM_EPSILON
 
 OPSET = 17
 """The oldest with LayerNormalization."""

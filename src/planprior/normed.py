@@ -1,0 +1,131 @@
+"""Normalised layers, each for ONE example, with gradients that need little memory."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from planprior.mapping import on_accelerator
+from planprior.numerics import mish, mish_slope
+from planprior.types import Scalar
+
+LAYER_NORM_EPSILON = 1e-5
+
+WIDE = 128
+"""Width from which on what saves memory saves time too, in updates on a CPU. It did so
+at 128, 384 and 512, and cost time at the 64 of size `tiny`."""
+
+
+def simnorm(x: Float[Array, "L"], group: int) -> Float[Array, "L"]:
+    """Softmax within groups of `group` neighbours (TD-MPC2, §3.1): simplices."""
+    return jax.nn.softmax(x.reshape(-1, group), axis=-1).reshape(-1)
+
+
+def layer_norm(
+    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
+) -> Float[Array, "out"]:
+    """Layer normalisation, with gain `scale` and offset `shift`."""
+    centred, std = _moments(x)
+    return centred / std * scale + shift
+
+
+def _moments(x: Float[Array, "out"]) -> tuple[Float[Array, "out"], Scalar]:
+    centred = x - jnp.mean(x)
+    return centred, jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
+
+
+def _normal_again(
+    x: Float[Array, "out"], mean: Scalar, precision: Scalar, out: Float[Array, "out"]
+) -> tuple[Float[Array, "out"], Scalar]:
+    """The normalised x and 1/std for a backward pass, when `out` is there.
+
+    On CPUs nothing is added to a wide x, times `out`. XLA would otherwise see that all
+    of this can be had since the forward pass, compute it there, and keep several arrays
+    of x's size until now.
+
+    On accelerators mean and 1/std are computed again, and kept apart from what follows.
+    Otherwise XLA makes a kernel of its own for each thing that depends on them, and
+    writes arrays of x's size between these.
+    """
+    if not on_accelerator():
+        late = x + 0.0 * out[0] if len(x) >= WIDE else x
+        return (late - mean) * precision, precision
+    apart = jax.lax.optimization_barrier
+    again = apart(x)
+    _, std = _moments(again)
+    mean, precision = apart((jnp.mean(again), 1.0 / std))
+    return (x - mean) * precision, precision
+
+
+@jax.custom_vjp
+def normed_mish(
+    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
+) -> Float[Array, "out"]:
+    """Mish of `layer_norm`, which keeps x, mean and 1/std for its gradient.
+
+    Left to itself, autodiff keeps several arrays of x's size, and writing them is what
+    a forward pass on a CPU takes most time for, beside the products. So the backward
+    pass computes all that is as large as x again.
+    """
+    return mish(layer_norm(x, scale, shift))
+
+
+def _normed_mish(x: Array, scale: Array, shift: Array) -> tuple[Array, Any]:
+    return normed_mish(x, scale, shift), _kept(x, scale, shift)
+
+
+def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, Array, Array]:
+    x, mean, precision, scale, shift = kept
+    normal, precision = _normal_again(x, mean, precision, out)
+    to_normed = out * mish_slope(normal * scale + shift)
+    return _layer_norm_gradient(to_normed, normal, precision, scale)
+
+
+normed_mish.defvjp(_normed_mish, _normed_mish_gradient)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normed_simnorm(
+    x: Float[Array, "out"],
+    scale: Float[Array, "out"],
+    shift: Float[Array, "out"],
+    group: int,
+) -> Float[Array, "out"]:
+    """`simnorm` of `layer_norm`; it keeps its result and what `normed_mish` keeps."""
+    return simnorm(layer_norm(x, scale, shift), group)
+
+
+def _normed_simnorm(
+    x: Array, scale: Array, shift: Array, group: int
+) -> tuple[Array, Any]:
+    z = simnorm(layer_norm(x, scale, shift), group)
+    return z, (z, *_kept(x, scale, shift))
+
+
+def _normed_simnorm_gradient(
+    group: int, kept: Any, out: Array
+) -> tuple[Array, Array, Array]:
+    z, x, mean, precision, scale, _ = kept
+    normal, precision = _normal_again(x, mean, precision, out)
+    along = jnp.sum((z * out).reshape(-1, group), axis=1)
+    to_normed = z * (out - jnp.repeat(along, group, total_repeat_length=len(z)))
+    return _layer_norm_gradient(to_normed, normal, precision, scale)
+
+
+normed_simnorm.defvjp(_normed_simnorm, _normed_simnorm_gradient)
+
+
+def _kept(x: Array, scale: Array, shift: Array) -> tuple[Array, ...]:
+    _, std = _moments(x)
+    return x, jnp.mean(x), 1.0 / std, scale, shift
+
+
+def _layer_norm_gradient(
+    to_normed: Array, normal: Array, precision: Scalar, scale: Array
+) -> tuple[Array, Array, Array]:
+    """By x, scale and shift, from the gradient by what `layer_norm` makes of them."""
+    to_normal = to_normed * scale
+    along = jnp.mean(to_normal) + normal * jnp.mean(to_normal * normal)
+    return precision * (to_normal - along), to_normed * normal, to_normed
