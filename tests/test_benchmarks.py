@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -357,3 +359,14 @@ def test_strikes_of_the_finger_are_counted():
     told = finger_spin.describe([finger_spin.Episode(speed, reward, reward)] * 2)
     assert told.startswith("return 12; 2.0 strikes an episode, each 1.50 decisions")
     assert "from 20.0 rad/s;" in told and "stuck for 30 decisions" in told
+
+
+def test_operations_with_products_are_found_in_a_program():
+    profile = load("profile_ops")
+    x = jnp.ones((64, 64))
+    lowered = jax.jit(lambda x: jnp.tanh(x @ x) + jnp.sum(x, axis=1)[:, None]).lower(x)
+    known = profile.described(lowered.compile().as_text())
+    kinds = {word for _, made_of in known.values() for word in made_of.split()}
+    assert {"dot", "tanh", "reduce"} <= kinds
+    # A fusion is told by what it is fused of, and never by its own name.
+    assert "fusion" not in kinds
