@@ -1,6 +1,6 @@
 """Where a CPU's time goes in a plan and an update of dog-run, operation by operation.
 
-    taskset -c 0 python benchmarks/profile_ops.py tdmpc2 bmpc
+    taskset -c 0 python benchmarks/profile_ops.py --methods tdmpc2 bmpc
 
 JAX's profiler tells how long every operation of the compiled program ran. Those that
 hold a matrix product stand together, beside the least time that products can take at
@@ -9,51 +9,57 @@ product that threads share is not told in full. Times are the lower quartile of 
 """
 
 import argparse
-import re
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from planprior import benchmark, experiment, runtime
+from planprior.envs.registry import task_spec
 from planprior.flops import plan_flops, update_flops
-from planprior.spec import EnvSpec
+from planprior.hlo import parse
+from planprior.methods import METHODS, SIZES
 
-DOG = EnvSpec("dm_control:dog-run", 223, 38, 500, action_repeat=2)
+DOG = task_spec("dog-run")
 FLOPS = {"plan": plan_flops, "update": update_flops}
 RUNS_OTHERS = ("while", "call", "conditional")
-
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", re.M | re.S)
-_OPERATION = re.compile(r"%?([\w.\-]+) = \(?\w+\[([\d,]*)\].*? ([a-z][a-z\-]*)\(")
-_CALLED = re.compile(r"calls=%?([\w.\-]+)")
+REPEATS, ROWS = 8, 25
 
 
-def described(text: str) -> dict[str, tuple[str, str]]:
-    """Of a program's text: the shape of each operation and what it is fused of."""
-    bodies = dict(_COMPUTATION.findall(text))
-    made_of = {
-        name: {kind for _, _, kind in _OPERATION.findall(body)}
-        for name, body in bodies.items()
-    }
+class Operation(NamedTuple):
+    """An operation of a compiled program; of another's, which runs beside it, nothing.
+
+    Attributes:
+        size: Bytes of what it makes.
+        kinds: Opcodes that it is fused of, or its own.
+    """
+
+    size: int = 0
+    kinds: frozenset[str] = frozenset()
+
+
+def described(text: str) -> dict[str, Operation]:
+    """Operations of a program's text by name."""
+    computations, _ = parse(text)
     found = {}
-    for line in text.splitlines():
-        if operation := _OPERATION.search(line):
-            name, shape, kind = operation.groups()
-            called = _CALLED.search(line)
-            kinds = made_of.get(called[1], set()) if called else {kind}
-            found[name] = (f"[{shape}]", " ".join(sorted(kinds - {"parameter"})))
+    for computation in computations.values():
+        for one in computation.values():
+            fused = one.opcode == "fusion" and computations.get(one.called[0])
+            kinds = {part.opcode for part in fused.values()} if fused else {one.opcode}
+            found[one.name] = Operation(one.size, frozenset(kinds - {"parameter"}))
     return found
 
 
-def measured(subject: benchmark.Subject, part: str, repeats: int) -> dict[str, float]:
+def measured(subject: benchmark.Subject, part: str) -> dict[str, float]:
     """Milliseconds of each operation in one run of the part."""
     for _ in range(3):
         subject.run(part)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(repeats):
+            for _ in range(REPEATS):
                 subject.run(part)
         (file,) = Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(file))
@@ -65,7 +71,7 @@ def measured(subject: benchmark.Subject, part: str, repeats: int) -> dict[str, f
                 if name and not str(name).startswith(RUNS_OTHERS):
                     spent[str(name)].append(event.duration_ns)
     return {
-        name: float(np.quantile(times, 0.25)) * len(times) / repeats / 1e6
+        name: float(np.quantile(times, 0.25)) * len(times) / REPEATS / 1e6
         for name, times in spent.items()
     }
 
@@ -73,12 +79,12 @@ def measured(subject: benchmark.Subject, part: str, repeats: int) -> dict[str, f
 def show(
     title: str,
     spent: dict[str, float],
-    known: dict[str, tuple[str, str]],
+    known: dict[str, Operation],
     floor: float,
-    rows: int,
 ) -> None:
     """Print both sums, and the operations without products that take most."""
-    products = {name for name in spent if "dot" in known.get(name, ("", ""))[1].split()}
+    known = {name: known.get(name, Operation()) for name in spent}
+    products = {name for name, one in known.items() if "dot" in one.kinds}
     others = sorted(spent.keys() - products, key=lambda name: -spent[name])
     print(f"\n{title}: {sum(spent.values()):.1f} ms in {len(spent)} operations")
     print(
@@ -86,18 +92,17 @@ def show(
         f"{floor:.2f} ms at the peak"
     )
     print(f"  {sum(spent[name] for name in others):8.2f} ms do not, of which")
-    for name in others[:rows]:
-        shape, kinds = known.get(name, ("", ""))
-        print(f"  {spent[name]:8.2f} ms {name} {shape} {kinds[:70]}")
+    for name in others[:ROWS]:
+        one = known[name]
+        made_of = " ".join(sorted(one.kinds))
+        print(f"  {spent[name]:8.2f} ms {one.size / 2**20:6.2f} MiB  {name}: {made_of}")
 
 
 def main() -> None:
     """Profile every part of every method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", default=["tdmpc2"])
-    parser.add_argument("--size", default="5")
-    parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=25)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["tdmpc2"])
+    parser.add_argument("--size", choices=SIZES, default="5")
     args = parser.parse_args()
     runtime.configure()
     peak = benchmark.matmul_peak()
@@ -108,9 +113,9 @@ def main() -> None:
         subject = benchmark.Subject(resolved, members=1, updates=1)
         for part, lowered in subject.lower().items():
             known = described(lowered.compile().as_text() or "")
-            spent = measured(subject, part, args.repeats)
+            spent = measured(subject, part)
             floor = FLOPS[part](DOG, resolved.config) / peak * 1e3
-            show(f"{method}, {part}", spent, known, floor, args.rows)
+            show(f"{method}, {part}", spent, known, floor)
 
 
 if __name__ == "__main__":

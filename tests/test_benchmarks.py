@@ -366,7 +366,7 @@ def test_operations_with_products_are_found_in_a_program():
     x = jnp.ones((64, 64))
     lowered = jax.jit(lambda x: jnp.tanh(x @ x) + jnp.sum(x, axis=1)[:, None]).lower(x)
     known = profile.described(lowered.compile().as_text())
-    kinds = {word for _, made_of in known.values() for word in made_of.split()}
+    kinds = {kind for one in known.values() for kind in one.kinds}
     assert {"dot", "tanh", "reduce"} <= kinds
     # A fusion is told by what it is fused of, and never by its own name.
     assert "fusion" not in kinds

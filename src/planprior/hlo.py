@@ -66,7 +66,7 @@ def count_kernels(text: str) -> Counter[str]:
 
     A loop whose number of rounds XLA does not know counts once.
     """
-    return Counter(instruction.opcode for _, instruction in _started(*_parse(text)))
+    return Counter(instruction.opcode for _, instruction in _started(*parse(text)))
 
 
 def moved_bytes(text: str) -> int:
@@ -78,7 +78,7 @@ def moved_bytes(text: str) -> int:
     Args:
         text: As for `count_kernels`.
     """
-    computations, entry = _parse(text)
+    computations, entry = parse(text)
     started = _started(computations, entry)
     return sum(_moved(computations, inside, one) for inside, one in started)
 
@@ -139,7 +139,12 @@ def _written(sizes: Mapping[str, int], root: Instruction) -> int:
     return root.size
 
 
-def _parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
+def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
+    """Of a program's text: instructions of every computation, and which is the entry.
+
+    Args:
+        text: As for `count_kernels`.
+    """
     computations: dict[str, dict[str, Instruction]] = {}
     entry = name = ""
     for line in text.splitlines():

@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Float
 from planprior import numerics
 from planprior.config import Config
 from planprior.hypers import Hypers
-from planprior.mapping import each, on_accelerator, summed
+from planprior.mapping import each, summed
 from planprior.nets import MLP
-from planprior.normed import WIDE
+from planprior.normed import saves_memory
 from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, FITS, Prior
 from planprior.targets import REDUCTIONS, value_metrics
@@ -107,7 +107,7 @@ def value_loss(
     """
     cross_entropy, decode = model.bins.cross_entropy, model.bins.decode
     width = model.value_heads.hidden[0].scale.shape[-1]
-    if on_accelerator() or width < WIDE:
+    if not saves_memory(width):
         logits = each(lambda z, a, m: model.value_logits(z, a, dropout=m))(
             zs, actions, of_rows(dropout)
         )

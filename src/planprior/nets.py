@@ -11,7 +11,13 @@ from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, Int, UInt16
 
 from planprior.mapping import on_accelerator
-from planprior.normed import WIDE, layer_norm, normed_mish, normed_simnorm, simnorm
+from planprior.normed import (
+    layer_norm,
+    normed_mish,
+    normed_simnorm,
+    saves_memory,
+    simnorm,
+)
 from planprior.types import PRNGKey
 
 Tree = TypeVar("Tree")
@@ -88,7 +94,7 @@ class NormedLinear(eqx.Module):
     def simplices(self, *parts: Float[Array, "_"], group: int) -> Float[Array, "out"]:
         """Apply with `simnorm` in the place of Mish."""
         x = self.linear(*parts)
-        if len(x) >= WIDE and not on_accelerator():
+        if saves_memory(len(x)):
             return normed_simnorm(x, self.scale, self.shift, group)
         return simnorm(layer_norm(x, self.scale, self.shift), group)
 

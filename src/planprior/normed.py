@@ -18,6 +18,11 @@ WIDE = 128
 at 128, 384 and 512, and cost time at the 64 of size `tiny`."""
 
 
+def saves_memory(width: int) -> bool:
+    """Whether layers of that width take the form that needs less memory."""
+    return width >= WIDE and not on_accelerator()
+
+
 def simnorm(x: Float[Array, "L"], group: int) -> Float[Array, "L"]:
     """Softmax within groups of `group` neighbours (TD-MPC2, §3.1): simplices."""
     return jax.nn.softmax(x.reshape(-1, group), axis=-1).reshape(-1)
@@ -50,7 +55,7 @@ def _normal_again(
     writes arrays of x's size between these.
     """
     if not on_accelerator():
-        late = x + 0.0 * out[0] if len(x) >= WIDE else x
+        late = x + 0.0 * out[0] if saves_memory(len(x)) else x
         return (late - mean) * precision, precision
     apart = jax.lax.optimization_barrier
     again = apart(x)
@@ -73,7 +78,7 @@ def normed_mish(
 
 
 def _normed_mish(x: Array, scale: Array, shift: Array) -> tuple[Array, Any]:
-    return normed_mish(x, scale, shift), _kept(x, scale, shift)
+    return mish(layer_norm(x, scale, shift)), _kept(x, scale, shift)
 
 
 def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, Array, Array]:
@@ -110,7 +115,7 @@ def _normed_simnorm_gradient(
     z, x, mean, precision, scale, _ = kept
     normal, precision = _normal_again(x, mean, precision, out)
     along = jnp.sum((z * out).reshape(-1, group), axis=1)
-    to_normed = z * (out - jnp.repeat(along, group, total_repeat_length=len(z)))
+    to_normed = z * (out - jnp.repeat(along, group))
     return _layer_norm_gradient(to_normed, normal, precision, scale)
 
 
