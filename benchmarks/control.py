@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from planprior import runtime
+from planprior import host, runtime
 from planprior.acting import Agent
 from planprior.checkpoint import write_text_atomic
 from planprior.controller import Controller
@@ -194,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     runtime.configure()
     agent = Agent.load(options.run, seed=options.seed)
-    runs = [measure(agent, options, load) for load in (0, runtime.cpu_cores())]
+    runs = [measure(agent, options, load) for load in (0, host.cores())]
     count = max(1, *(len(run["returns"]) for run in runs))
     env = make_env(agent.info["task"], options.seed)
     told = {name: agent.info[name] for name in ("task", "method", "size")} | {

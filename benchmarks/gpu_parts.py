@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from planprior import agent, benchmark, experiment, nets, programs, runtime
+from planprior import agent, benchmark, experiment, host, nets, programs, runtime
 from planprior.flops import plan_flops, update_flops
 from planprior.spec import EnvSpec
 
@@ -403,7 +403,7 @@ def main() -> None:
     if options.errors:
         report["errors"] = errors(options.size, precisions)
     # Never waited for: a compilation cannot be stopped.
-    pool = ThreadPoolExecutor(max(1, runtime.cpu_cores() - 2))
+    pool = ThreadPoolExecutor(max(1, host.cores() - 2))
     for group in filter(None, groups(options.members, precisions)):
         if time.perf_counter() > end - 30:
             say(f"out of time before {group[0]}")

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from planprior.envs.process import available_cores
+from planprior import host
 
 STOPPED = tuple(128 + s for s in (signal.SIGTERM, signal.SIGINT))
 """Exit statuses of a training that was told to stop, and saved."""
@@ -257,7 +257,7 @@ def main() -> None:
     given = {n: x for n in names if (x := getattr(options, n)) is not None}
     chosen = SUITES[options.suite]._replace(**given)
     entries = chosen.entries()
-    jobs = options.jobs or (available_cores() if chosen.per_core else 1)
+    jobs = options.jobs or (host.cores() if chosen.per_core else 1)
     if options.list:
         for entry in entries:
             made = steps_made(options.folder / entry.name)

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import env_toys
-from planprior import doctor, runtime
+from planprior import doctor, host, runtime
 from test_cli import run
 
 
@@ -162,7 +162,7 @@ def test_doctor_tells_what_there_is(no_gl, monkeypatch, capsys):
 
 def test_doctor_says_what_is_missing(no_gl, monkeypatch):
     monkeypatch.setattr(doctor, "_has_nvidia_card", lambda: True)
-    monkeypatch.setattr(runtime, "host_memory", lambda: runtime.Memory(2**20, 2**33))
+    monkeypatch.setattr(host, "memory", lambda: host.Memory(2**20, 2**33))
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     versions = {"mujoco": "4.0.1", "dm_control": None, "envpool": None}
     monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "1.0"))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import test_envs_toys as toys
+from planprior import host
 from planprior.envs import process, registry
 from planprior.envs.base import EnvError, EnvMaker
 from planprior.envs.generator import (
@@ -578,9 +579,9 @@ def test_choice_of_workers(num, asked, cores, chosen):
 
 def test_auto_counts_the_cores_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(process, "_container_limit", lambda cores: cores)
+    monkeypatch.setattr(host, "core_quota", lambda: None)
     assert choose_workers(16)[0] == 4  # 5 cores besides the learner's: shares of 4
-    monkeypatch.setattr(process, "_container_limit", lambda cores: 2)
+    monkeypatch.setattr(host, "core_quota", lambda: 2)
     assert choose_workers(16)[0] == 0
 
 

@@ -7,7 +7,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from planprior import launch, memory, methods, runtime
+from planprior import host, launch, memory, methods
 from planprior.experiment import TrainConfig
 from planprior.memory import Need, Room
 from planprior.population import Population
@@ -107,10 +107,10 @@ def test_a_training_that_does_not_fit_takes_nothing(tmp_path, monkeypatch):
         return needs[-1]
 
     def room_for_one():
-        return runtime.Memory(needs[-1].total if needs else 0, 2**33)
+        return host.Memory(needs[-1].total if needs else 0, 2**33)
 
     monkeypatch.setattr(memory, "need", told_need)
-    monkeypatch.setattr(runtime, "host_memory", room_for_one)
+    monkeypatch.setattr(host, "memory", room_for_one)
     with pytest.raises(ValueError, match="free, where 1 would fit: choose fewer"):
         launch.train(config, console=Console(file=screen, width=300))
     told = screen.getvalue()

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from planprior import runtime
+from planprior import host, runtime
 from planprior.envs import registry
 
 Level = Literal["good", "advice", "broken"]
@@ -102,10 +102,15 @@ def _jax() -> Iterator[Fact]:
         )  # fmt: skip
     else:
         yield Fact("good", "device", told)
-    cores = runtime.cpu_cores()
-    yield Fact("good", "CPU", f"{runtime.cpu_model()}, {cores} cores for this process")
+    yield _cpu()
     yield _precision()
     yield _cache()
+
+
+def _cpu() -> Fact:
+    quota = "" if host.core_quota() is None else " (a quota)"
+    cores = f"{host.cores()} cores for this process{quota}"
+    return Fact("good", "CPU", f"{runtime.cpu_model()}, {cores}")
 
 
 def _precision() -> Fact:
@@ -142,7 +147,7 @@ def _has_nvidia_card() -> bool:
 
 
 def _memory() -> Iterator[Fact]:
-    yield from _memory_fact("memory", runtime.host_memory())
+    yield from _memory_fact("memory", host.memory())
     try:
         device = runtime.device_memory()
     except Exception:  # `_jax` has said why
@@ -150,7 +155,7 @@ def _memory() -> Iterator[Fact]:
     yield from _memory_fact("device memory", device)
 
 
-def _memory_fact(topic: str, memory: runtime.Memory | None) -> Iterator[Fact]:
+def _memory_fact(topic: str, memory: host.Memory | None) -> Iterator[Fact]:
     if memory is None:
         return
     free, total = map(runtime.format_bytes, memory)

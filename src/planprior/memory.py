@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from planprior import runtime
+from planprior import host, runtime
 from planprior.config import Config
 from planprior.flops import Layers, networks
 from planprior.population import Population
@@ -150,9 +150,11 @@ def room(population: Population) -> Room | None:
     if known:
         free = min(memory.free for memory in known)
         return Room(devices[0].device_kind, free, each, each, len(devices))
-    host = runtime.host_memory()
+    memory = host.memory()
     # On CPUs members take turns, see `map_members`.
-    return host and Room("this host", host.free, population.num_members, len(devices))
+    return memory and Room(
+        "this host", memory.free, population.num_members, len(devices)
+    )
 
 
 def check(need: Need, room: Room | None) -> None:

@@ -17,7 +17,10 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
+
+from planprior import host
+from planprior.host import Memory
 
 try:
     import fcntl
@@ -46,8 +49,8 @@ def configure(
 ) -> None:
     """Sets up JAX. Call it before anything is computed: the memory settings need it.
 
-    What the user has set through JAX's own environment variables for memory and for
-    the compilation cache is left as it is.
+    What the user has set through JAX's own environment variables for memory, threads
+    and the compilation cache is left as it is.
 
     Args:
         precision: Of matrix products of float32 arrays. `float32` is exact; the others
@@ -74,6 +77,7 @@ def configure(
     ):
         # JAX refuses to start where both this variable and its old name are set.
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(memory_fraction))
+    _keep_to_quota()
     import jax
 
     jax.config.update("jax_default_matmul_precision", _precision(precision))
@@ -82,6 +86,14 @@ def configure(
         compilation_cache = _cache_folder()
     if compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache))
+
+
+def _keep_to_quota() -> None:
+    # XLA starts a thread for every core that this process may run on. Where a container
+    # has the time of fewer, all of them stand still for the rest of each period.
+    held = host.cores() < host.allowed_cores()
+    if held and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
+        os.environ["PJRT_NPROC"] = str(host.cores())
 
 
 def _precision(name: str) -> str:
@@ -104,19 +116,12 @@ def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     cache = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     # By these two variables XLA can be told of another number.
-    cores = [cpu_cores(), *map(os.environ.get, ("PJRT_NPROC", "NPROC"))]
+    cores = [host.cores(), *map(os.environ.get, ("PJRT_NPROC", "NPROC"))]
     kind = f"{cpu_model()} {_cpu_info('flags')} {cores}"
     return cache / "planprior" / f"jax-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"
 
 
 # What the machine is.
-
-
-class Memory(NamedTuple):
-    """Bytes of memory, of the host or of one device."""
-
-    free: int
-    total: int
 
 
 def describe() -> dict[str, Any]:
@@ -127,7 +132,7 @@ def describe() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
-    memory = {"host": host_memory(), "device": device_memory()}
+    memory = {"host": host.memory(), "device": device_memory()}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
@@ -135,7 +140,7 @@ def describe() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions()},
         "system": platform.platform(),
         "cpu": cpu_model(),
-        "cpu_cores": cpu_cores(),
+        "cpu_cores": host.cores(),
         "platform": devices[0].platform,
         "device": devices[0].device_kind,
         "device_count": len(devices),
@@ -188,27 +193,10 @@ def _cpu_info(field: str) -> str:
     return next((text.strip() for name, _, text in pairs if name.strip() == field), "")
 
 
-def cpu_cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def host_memory() -> Memory | None:
-    """Returns the memory of the host, None where the system does not tell it."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        return Memory(1024 * kib["MemAvailable"], 1024 * kib["MemTotal"])
-    except (OSError, IndexError, KeyError, ValueError):
-        return None
-
-
 def device_memory(device: Any = None) -> Memory | None:
     """Returns what JAX may take of a device (the first); None where it cannot tell.
 
-    CPUs do not tell; their memory is `host_memory`.
+    CPUs do not tell; their memory is `host.memory`.
     """
     import jax
 

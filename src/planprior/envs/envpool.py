@@ -29,10 +29,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from planprior import host
 from planprior.envs import dmc
 from planprior.envs.base import EnvError
 from planprior.envs.pool import Pool
-from planprior.envs.process import available_cores, choose_workers
+from planprior.envs.process import choose_workers
 from planprior.envs.rows import Rows, env_seeds, row_layout
 from planprior.envs.spaces import Actions
 
@@ -162,7 +163,7 @@ def _check_package() -> None:
 
 def _threads(num_envs: int, workers: int | str) -> int:
     if workers == "auto":
-        return min(num_envs, available_cores())
+        return min(num_envs, host.cores())
     asked, _ = choose_workers(num_envs, workers)
     return max(1, asked)
 

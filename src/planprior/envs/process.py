@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from planprior import host
 from planprior.envs import worker
 from planprior.envs.base import Env, EnvError, EnvMaker, EnvState
 from planprior.envs.pool import Pool
@@ -68,7 +68,7 @@ def choose_workers(
     """
     if workers != "auto":
         return _given_workers(num_envs, workers)
-    cores = available_cores() if cores is None else cores
+    cores = host.cores() if cores is None else cores
     # Measured on 2 cores with dm_control: workers gain nothing, and cost the learner.
     if cores < 4:
         return 0, f"in this process: on {cores} cores workers gain nothing"
@@ -90,24 +90,6 @@ def _given_workers(num_envs: int, workers: int | str) -> tuple[int, str]:
         return 0, "in this process: as asked"
     count = min(workers, num_envs)
     return count, f"in {count} workers: {workers} asked for, {num_envs} environments"
-
-
-def available_cores() -> int:
-    """Count the cores this process may use, not those of the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, min(cores, _container_limit(cores)))
-
-
-def _container_limit(cores: int) -> int:
-    # Containers are held to a share of processor time that affinity does not show.
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return int(quota) // int(period)
-    except (OSError, ValueError):  # no control groups, or a quota of "max"
-        return cores
 
 
 # The parent's side --------------------------------------------------------------------
