@@ -36,10 +36,10 @@ from planprior.spec import EnvSpec
 POOLS = ("envpool",)
 """What may step a task's environments instead of its own simulator."""
 
-# Files of this folder that are no suites.
 NEAR = 0.6
 """Likeness of names from which on one is taken for a slip of the other."""
 
+# Files of this folder that are no suites.
 _OTHERS = {
     *("base", "check", "device", "envpool", "generator", "options", "own", "pool"),
     *("process", "registry", "retraced", "rows", "spaces", "vector", "worker"),
