@@ -118,13 +118,15 @@ def test_every_task_has_sizes():
     assert set(dmc._SIZES) <= {*dmc.TASKS, *(t.partition("-")[0] for t in dmc.TASKS)}
 
 
+SIZES = EnvSpec("toys:aim", 3, 1, 10, action_repeat=2)
+
+
 @pytest.fixture(scope="module")
 def subject():
     train = experiment.TrainConfig(
         task="toys:aim", method="tdmpc2", size="tiny", num_envs=2, settings=TINY
     )
-    spec = EnvSpec("toys:aim", 3, 1, 10, action_repeat=2)
-    resolved = experiment.resolve(train, spec, accelerator=False)
+    resolved = experiment.resolve(train, SIZES, accelerator=False)
     subject = benchmark.Subject(resolved, members=1, updates=2)
     subject.compile()
     return subject
@@ -152,6 +154,31 @@ def test_parts_do_what_they_say(subject):
         lambda a, b: bool((a != b).any()), before, subject.agents.policy
     )
     assert any(jax.tree.leaves(changed))
+
+
+def test_methods_that_plan_again_are_timed_with_it(monkeypatch):
+    train = experiment.TrainConfig(
+        task="toys:aim", method="bmpc", size="tiny",
+        settings=TINY | {"reanalysis.interval": 2, "reanalysis.num_slices": 1},
+    )  # fmt: skip
+    resolved = experiment.resolve(train, SIZES, accelerator=False)
+    subject = benchmark.Subject(resolved, members=1, updates=1)
+    renewed = []
+    reanalyse = subject.population.reanalyse
+
+    def spy(agents, replay, count):
+        renewed.append(count)
+        return reanalyse(agents, replay, count)
+
+    monkeypatch.setattr(subject.population, "reanalyse", spy)
+    times = benchmark.time_parts([subject], 3)[0]
+    assert set(times) == {*benchmark.PARTS, "reanalyse"}
+    assert len(renewed) == 1 + 2  # once to warm up, then in two rounds of three
+    renewed.clear()
+    whole = benchmark.time_whole(subject, benchmark.idle_pool(SIZES, 1), 4)
+    assert len(renewed) == 3 and all(count % 2 == 0 for count in renewed)
+    found = benchmark.result(subject, times, 1e9, whole, None)
+    assert found.reanalysis == (resolved.config.horizon, 2)
 
 
 def test_the_whole_counts_env_steps(subject, monkeypatch):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from planprior import planner
 from results_files import write_run
 from scripts import FOLDER, load
 
@@ -359,6 +360,19 @@ def test_strikes_of_the_finger_are_counted():
     told = finger_spin.describe([finger_spin.Episode(speed, reward, reward)] * 2)
     assert told.startswith("return 12; 2.0 strikes an episode, each 1.50 decisions")
     assert "from 20.0 rad/s;" in told and "stuck for 30 decisions" in told
+
+
+def test_plans_for_many_states_are_timed_in_parts(monkeypatch, capsys):
+    at_once = load("states_at_once")
+    monkeypatch.setattr(planner, "SAMPLES_AT_ONCE", planner.SAMPLES_AT_ONCE)
+    monkeypatch.setattr(at_once.runtime, "configure", lambda: None)
+    options = ["--task", "pendulum-swingup", "--size", "tiny", "--states", "2"]
+    options += ["--samples", "128", "0", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["states_at_once.py", *options])
+    at_once.main()
+    title, one, both = capsys.readouterr().out.splitlines()
+    assert "bmpc, size tiny: 2 states of 128 samples; ms" in title
+    assert "128 samples at once:" in one and "all samples at once:" in both
 
 
 def test_operations_with_products_are_found_in_a_program():

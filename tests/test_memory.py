@@ -35,6 +35,14 @@ def test_the_need_is_that_of_the_arrays():
     assert memory.need(pop, evaluated=1000).work > need.work
 
 
+def test_a_cpu_plans_for_so_many_states_at_a_time_and_a_gpu_for_all(monkeypatch):
+    pop = build((3,), (0.2,))
+    work = [memory.need(pop, evaluated=n).work for n in (10_000, 20_000)]
+    monkeypatch.setattr(memory, "on_accelerator", lambda: True)
+    all_at_once = [memory.need(pop, evaluated=n).work for n in (10_000, 20_000)]
+    assert work[0] == work[1] < all_at_once[0] == all_at_once[1] / 2
+
+
 def test_old_agents_are_kept_on_a_cpu_up_to_the_default_size():
     def copies(pop):
         leaves = jax.tree.leaves(jax.eval_shape(pop.init))

@@ -1,6 +1,8 @@
 """The planner, on models whose best plan is known."""
 
 import dataclasses
+import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -190,6 +192,32 @@ def test_environments_do_not_disturb_each_other():
     # Same state, other noise: two environments never share their draws.
     twins = plan_for(jnp.tile(THREE[:1], (3, 1)), explore=True)
     assert len(np.unique(np.asarray(twins.action))) == 6
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_it_does_not_matter_for_how_many_states_a_cpu_plans_at_a_time(
+    parts, monkeypatch
+):
+    """Also where the last part is smaller (3 parts), or each is a single state."""
+    rng = np.random.default_rng(2)
+    z = jnp.asarray(rng.normal(size=(5, len(THREE[0]))), jnp.float32)
+    warm = jnp.asarray(rng.normal(size=(5, H, 2)), jnp.float32)
+    reset = jnp.asarray([False, True, False, False, True])
+
+    def plans(at_once):
+        monkeypatch.setattr(planner, "SAMPLES_AT_ONCE", at_once * N)
+        # A new function each time: JAX remembers how one was traced.
+        traced = jax.jit(partial(_plan, MODEL)).trace(
+            z, warm, reset, HYPERS.arrays(), a_key()
+        )
+        return str(traced.jaxpr), traced.lower().compile()(
+            z, warm, reset, HYPERS.arrays(), a_key()
+        )
+
+    at_once, expected = plans(5)
+    in_parts, got = plans(math.ceil(5 / parts))
+    assert in_parts != at_once
+    close(got, expected)
 
 
 def test_the_warm_start_is_yesterdays_plan_moved_on():

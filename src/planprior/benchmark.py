@@ -26,6 +26,7 @@ from planprior.spec import EnvSpec
 from planprior.timing import Shares
 
 PARTS = ("plan", "update", "store", "transfer")
+"""Of every decision; where a method plans again, there is `reanalyse` as well."""
 ROWS = 64
 """Decisions in the replay; what a gather costs does not depend on it."""
 
@@ -123,6 +124,8 @@ class Subject:
     Attributes:
         population: The population.
         updates: Gradient steps that are one call.
+        interval: Gradient steps between two reanalyses; 0 is never.
+        parts: Names of its parts.
         programs: Its compiled programs.
     """
 
@@ -144,6 +147,8 @@ class Subject:
             capacity=2 * ROWS * train.num_envs,
         )
         self.updates, self._count = updates, 0
+        self.interval = experiment.config.reanalysis.interval
+        self.parts = (*PARTS, *(["reanalyse"] if self.interval else []))
         self._pool = idle_pool(experiment.spec, members * train.num_envs)
         shape = (members, train.num_envs)
         self._observation = self._pool.reset().reshape(*shape, -1)
@@ -192,6 +197,11 @@ class Subject:
         self._count += self.updates
         jax.block_until_ready((self.agents, metrics))
 
+    def _reanalyse(self) -> None:
+        self.replay = jax.block_until_ready(
+            self.population.reanalyse(self.agents, self.replay, self._count)
+        )
+
     def _store(self) -> None:
         self.replay = self.population.add(
             self.replay, self._decision, self._seen, self._count
@@ -219,6 +229,10 @@ class Subject:
                 decision, _ = population.act(self.agents, seen, warm_start, reset, step)
             with shares.section("update"):
                 jax.block_until_ready(metrics)
+                if self.interval and self._count % self.interval < self.updates:
+                    self.replay = population.reanalyse(
+                        self.agents, self.replay, self._count
+                    )
                 self.agents, metrics = population.update(
                     self.agents, self.replay, self._count, num_updates=self.updates
                 )
@@ -233,20 +247,33 @@ class Subject:
             self._count += self.updates
             warm_start = decision.warm_start
             seen, reset = answer.reset_observation, answer.begun
-        jax.block_until_ready((metrics, self.replay))
+        with shares.section("update"):
+            jax.block_until_ready((metrics, self.replay))
 
 
 def time_parts(
-    subjects: Sequence[Subject], repeats: int, parts: Sequence[str] = PARTS
+    subjects: Sequence[Subject], repeats: int, parts: Sequence[str] = ()
 ) -> list[dict[str, Timing]]:
-    """Time the parts of all subjects in turns, after one run that does not count."""
+    """Time the parts of all subjects in turns, after one run that does not count.
+
+    Reanalysis, which takes as long as many plans, is timed as seldom as it comes.
+
+    Args:
+        subjects: What is timed.
+        repeats: How often each part is, reanalysis apart.
+        parts: Which; those of each subject if left out.
+    """
     for subject in subjects:
-        for part in parts:
+        for part in parts or subject.parts:
             subject.run(part)
-    taken: list[dict[str, list[float]]] = [{p: [] for p in parts} for _ in subjects]
-    for _ in range(repeats):
+    taken: list[dict[str, list[float]]] = [
+        {part: [] for part in parts or subject.parts} for subject in subjects
+    ]
+    for repeat in range(repeats):
         for subject, times in zip(subjects, taken, strict=True):
-            for part in parts:
+            for part in times:
+                if part == "reanalyse" and repeat % subject.interval:
+                    continue
                 start = time.perf_counter()
                 subject.run(part)
                 times[part].append(time.perf_counter() - start)
@@ -286,6 +313,8 @@ class Result(NamedTuple):
         updates: Gradient steps per call.
         programs: Compiling, kernels, memory.
         seconds: Of each part, for all members together; updates per gradient step.
+        reanalysis: States of a member that a reanalysis plans for, and gradient steps
+            between two; None where there are none.
         flops: Operations of a call's plan and of one gradient step, all members.
         peak_share: Share of the machine's peak that plan and update reach.
         alone: The loop with environments that take no time.
@@ -297,6 +326,7 @@ class Result(NamedTuple):
     updates: int
     programs: dict[str, Program]
     seconds: dict[str, Timing]
+    reanalysis: tuple[int, int] | None
     flops: dict[str, int]
     peak_share: dict[str, float]
     alone: Whole
@@ -328,9 +358,11 @@ def result(
         "update": members * update_flops(spec, population.config),
     }
     shares = {part: n / seconds[part].least / peak for part, n in flops.items()}
+    states = population.config.horizon * population.config.reanalysis.num_slices
+    again = (states, subject.interval) if subject.interval else None
     return Result(
-        members, updates, subject.programs, seconds, flops, shares, alone, simulated,
-        peak_bytes(),
+        members, updates, subject.programs, seconds, again, flops, shares, alone,
+        simulated, peak_bytes(),
     )  # fmt: skip
 
 

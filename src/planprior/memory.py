@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax
 
 from planprior import host, runtime
-from planprior.config import Config
+from planprior.config import Config, PlannerConfig
 from planprior.flops import Layers, networks
+from planprior.mapping import on_accelerator
+from planprior.planner import states_at_once
 from planprior.population import Population
 from planprior.runtime import format_bytes
 from planprior.spec import EnvSpec
@@ -64,7 +66,8 @@ def need(
     agents = jax.tree.leaves(jax.eval_shape(population.init))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in agents)
     size *= 1 if loops_on_device or population.programs.donates else 2
-    plan = max(population.num_envs, evaluated) * plan_bytes(spec, config)
+    states = _planned_at_once(max(population.num_envs, evaluated), config.planner)
+    plan = states * plan_bytes(spec, config)
     learned = FLOAT * population.num_parameters()
     return Need(
         replay=population.replay_bytes() // population.num_members,
@@ -89,12 +92,18 @@ def plan_bytes(spec: EnvSpec, config: Config, samples: int = 0) -> int:
 
 
 def reanalysis_bytes(spec: EnvSpec, config: Config) -> int:
-    """About what plans for all states of a reanalysis compute with."""
+    """About what the plans of a reanalysis compute with."""
     if not config.reanalysis.interval:
         return 0
     states = config.horizon * config.reanalysis.num_slices
-    samples = config.reanalysis_planner().num_samples
-    return states * plan_bytes(spec, config, samples)
+    planner = config.reanalysis_planner()
+    return _planned_at_once(states, planner) * plan_bytes(
+        spec, config, planner.num_samples
+    )
+
+
+def _planned_at_once(states: int, planner: PlannerConfig) -> int:
+    return states if on_accelerator() else min(states, states_at_once(planner))
 
 
 def update_bytes(spec: EnvSpec, config: Config) -> int:

@@ -16,11 +16,14 @@ from jaxtyping import Array, Bool, Float, Int
 from planprior.config import PlannerConfig
 from planprior.draws import Dims, Draws, KeyedDraws, Noise, Sequences
 from planprior.hypers import Hypers
-from planprior.mapping import alone, over_steps
+from planprior.mapping import over_steps, some_at_once
 from planprior.policies import Policy
 from planprior.search import Search, finish, fit_elites, start
 from planprior.types import Plan, PRNGKey, Scalar
 from planprior.world_model import Latent, WorldModel, pick_heads
+
+SAMPLES_AT_ONCE = 2048
+"""Of several states, for which a CPU plans at a time; see docs/performance.md."""
 
 
 class Rollout(NamedTuple):
@@ -263,5 +266,10 @@ def plan_all(
             explore=explore,
         )  # fmt: skip
 
-    mapped = alone(one) if envs == 1 else jax.vmap(one)
-    return mapped(z, warm_start, jax.random.split(env_key, envs))
+    keys = jax.random.split(env_key, envs)
+    return some_at_once(one, states_at_once(config))(z, warm_start, keys)
+
+
+def states_at_once(config: PlannerConfig) -> int:
+    """For how many states a CPU plans at a time."""
+    return max(1, SAMPLES_AT_ONCE // config.num_samples)

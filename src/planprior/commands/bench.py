@@ -21,10 +21,10 @@ from planprior.sweep import MOST_MEMBERS
 class Bench:
     """Measure how fast a method runs on this machine.
 
-    For each number of members: compile time, milliseconds per plan and per update, env
-    steps per second, what the time goes to, the share of the machine's measured peak at
-    matrix products, kernels per plan and update, memory. Any setting of the agent is an
-    option too, as in `planprior train`.
+    For each number of members: compile time, milliseconds per plan, per update and per
+    reanalysis, env steps per second, what the time goes to, the share of the machine's
+    measured peak at matrix products, kernels per plan and update, memory. Any setting
+    of the agent is an option too, as in `planprior train`.
 
     Attributes:
         task: Task, for its sizes and for its simulator; without one where sizes are
@@ -225,6 +225,12 @@ def _show(
     console.print(
         "ms: least / median, of all members together, an update's per gradient step"
     )
+    if results[0].reanalysis:
+        states, interval = results[0].reanalysis
+        console.print(
+            f"reanalyse: plans for {states} states of a member, every {interval} "
+            "gradient steps"
+        )
     if why:
         console.print(why, soft_wrap=True, markup=False)
 
@@ -235,13 +241,13 @@ def _table(title: str, *columns: str) -> Table:
         header_style="bold",
     )  # fmt: skip
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     return table
 
 
 def _short(number: float) -> str:
-    """Three digits, or all those before the point: a table of 80 columns holds them."""
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+    """At most four characters and the point: a table of 80 columns holds them."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.{3 if number >= 1 else 2}g}"
 
 
 def _ms(timing: Any) -> str:
@@ -249,12 +255,13 @@ def _ms(timing: Any) -> str:
 
 
 def _times(results: Sequence[Any]) -> Table:
+    names = [*results[0].seconds]
     table = _table(
-        "\ntimes", "members", "plan ms", "update ms", "store ms", "transfer ms",
+        "\ntimes", "members", *(f"{name} ms" for name in names),
         "env steps/s, agent alone", "with simulator",
     )  # fmt: skip
     for r in results:
-        parts = [_ms(r.seconds[p]) for p in ("plan", "update", "store", "transfer")]
+        parts = [_ms(r.seconds[name]) for name in names]
         simulated = f"{r.simulated.env_steps_per_second:,.0f}" if r.simulated else "–"
         alone = f"{r.alone.env_steps_per_second:,.0f}"
         table.add_row(str(r.members), *parts, alone, simulated)
