@@ -235,13 +235,16 @@ def _show(
         console.print(why, soft_wrap=True, markup=False)
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose headings break where lines are short, and whose numbers do not."""
     table = Table(
         title=title, title_justify="left", box=None, padding=(0, 1, 0, 0),
         header_style="bold",
     )  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
+    for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
+        table.add_column(column, justify="right", min_width=max(map(len, cells)))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -256,57 +259,53 @@ def _ms(timing: Any) -> str:
 
 def _times(results: Sequence[Any]) -> Table:
     names = [*results[0].seconds]
-    table = _table(
-        "\ntimes", "members", *(f"{name} ms" for name in names),
-        "env steps/s, agent alone", "with simulator",
-    )  # fmt: skip
-    for r in results:
-        parts = [_ms(r.seconds[name]) for name in names]
-        simulated = f"{r.simulated.env_steps_per_second:,.0f}" if r.simulated else "–"
-        alone = f"{r.alone.env_steps_per_second:,.0f}"
-        table.add_row(str(r.members), *parts, alone, simulated)
-    return table
+    columns = [f"{name} ms" for name in names]
+    rows = [
+        [
+            str(r.members),
+            *(_ms(r.seconds[name]) for name in names),
+            f"{r.alone.env_steps_per_second:,.0f}",
+            f"{r.simulated.env_steps_per_second:,.0f}" if r.simulated else "–",
+        ]
+        for r in results
+    ]
+    columns = ["members", *columns, "env steps/s, agent alone", "with simulator"]
+    return _table("\ntimes", columns, rows)
 
 
 def _costs(results: Sequence[Any]) -> Table:
     from planprior.runtime import format_bytes
 
-    table = _table(
-        "\nplan and update", "members", "compile s", "GFLOP", "share of peak",
-        "kernels", "temporaries, MiB", "peak of device",
-    )  # fmt: skip
+    columns = [
+        "members", "compile s", "GFLOP", "share of peak", "kernels",
+        "temporaries, MiB", "peak of device",
+    ]  # fmt: skip
+    rows = []
     for r in results:
         pairs = [(r.programs[p], r.flops[p], r.peak_share[p]) for p in r.programs]
+        told = [
+            (
+                f"{program.compile_seconds:.0f}",
+                _short(flops / 1e9),
+                f"{share:.0%}",
+                str(sum(program.kernels.values())),
+                _short(program.memory["temp"] / 2**20),
+            )
+            for program, flops, share in pairs
+        ]
         memory = format_bytes(r.peak_bytes) if r.peak_bytes else "–"
-        table.add_row(
-            str(r.members),
-            *(
-                "+".join(parts)
-                for parts in zip(
-                    *(
-                        (
-                            f"{program.compile_seconds:.0f}",
-                            _short(flops / 1e9),
-                            f"{share:.0%}",
-                            str(sum(program.kernels.values())),
-                            _short(program.memory["temp"] / 2**20),
-                        )
-                        for program, flops, share in pairs
-                    ),
-                    strict=True,
-                )
-            ),
-            memory,
-        )
-    return table
+        both = ["+".join(parts) for parts in zip(*told, strict=True)]
+        rows.append([str(r.members), *both, memory])
+    return _table("\nplan and update", columns, rows)
 
 
 def _shares(results: Sequence[Any]) -> Table:
     parts = ("plan", "update", "env", "store", "transfer", "other")
-    table = _table("\nwhere the loop waits", "members", "environments", *parts)
-    for r in results:
-        for name, whole in (("none", r.alone), ("real", r.simulated)):
-            if whole:
-                shares = [f"{whole.shares.get(p, 0.0):.0%}" for p in parts]
-                table.add_row(str(r.members), name, *shares)
-    return table
+    rows = [
+        [str(r.members), name, *(f"{whole.shares.get(p, 0.0):.0%}" for p in parts)]
+        for r in results
+        for name, whole in (("none", r.alone), ("real", r.simulated))
+        if whole
+    ]
+    columns = ["members", "environments", *parts]
+    return _table("\nwhere the loop waits", columns, rows)
