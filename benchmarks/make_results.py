@@ -79,7 +79,7 @@ published configuration: networks are 64 wide, there are two value heads and no 
 plans take 128 samples in 3 iterations, batches 128 slices, the learning rate is 1e-3
 and the target heads' 0.03, for a run to take minutes on a CPU. Objectives, targets and
 schedules are the published ones. Size `1` with the settings named is the published
-configuration but for its width of 128, where it has 512.
+configuration but for its widths: 128, where the published are 512 (encoder 256).
 """
 
 

@@ -65,10 +65,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[512, 2048, 8192, 0])
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
+    if args.states < 1 or args.repeats < 1 or min(args.samples) < 0:
+        parser.error("states and repeats must be at least 1, samples at least 0")
+    try:
+        spec = task_spec(args.task)
+    except (ImportError, ValueError) as error:
+        parser.error(str(error))
     runtime.configure()
     train = experiment.TrainConfig(task=args.task, method=args.method, size=args.size)
-    resolved = experiment.resolve(train, task_spec(args.task), accelerator=False)
-    spec, config = resolved.spec, resolved.config
+    resolved = experiment.resolve(train, spec, accelerator=False)
+    config = resolved.config
     state = agent.init(spec, config, resolved.hypers, key=jax.random.key(0))
     seen = jax.random.normal(jax.random.key(1), (args.states, spec.observation_dim))
     variants = {n: built(resolved, state, seen, n) for n in args.samples}

@@ -160,6 +160,17 @@ def test_doctor_tells_what_there_is(no_gl, monkeypatch, capsys):
     assert status == 0 and "Python" in out
 
 
+def test_doctor_tells_of_a_quota_where_it_holds(no_gl, monkeypatch):
+    monkeypatch.setattr(host, "allowed_cores", lambda: 8)
+    for quota, told in (
+        (2, "2 cores for this process, which may run on 8 but"),
+        (9, "8 cores for this process"),
+    ):
+        monkeypatch.setattr(host, "core_quota", lambda quota=quota: quota)
+        value = examine()["CPU"].value
+        assert told in value and ("quota" in value) == (quota < 8)
+
+
 def test_doctor_says_what_is_missing(no_gl, monkeypatch):
     monkeypatch.setattr(doctor, "_has_nvidia_card", lambda: True)
     monkeypatch.setattr(host, "memory", lambda: host.Memory(2**20, 2**33))

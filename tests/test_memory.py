@@ -7,7 +7,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from planprior import host, launch, memory, methods
+from planprior import host, launch, memory, methods, planner
 from planprior.experiment import TrainConfig
 from planprior.memory import Need, Room
 from planprior.population import Population
@@ -38,7 +38,7 @@ def test_the_need_is_that_of_the_arrays():
 def test_a_cpu_plans_for_so_many_states_at_a_time_and_a_gpu_for_all(monkeypatch):
     pop = build((3,), (0.2,))
     work = [memory.need(pop, evaluated=n).work for n in (10_000, 20_000)]
-    monkeypatch.setattr(memory, "on_accelerator", lambda: True)
+    monkeypatch.setattr(planner, "on_accelerator", lambda: True)
     all_at_once = [memory.need(pop, evaluated=n).work for n in (10_000, 20_000)]
     assert work[0] == work[1] < all_at_once[0] == all_at_once[1] / 2
 

@@ -52,8 +52,7 @@ def run_script(script: str, **environment: str) -> dict[str, Any]:
 
 CONFIGURE = """
 import json, os, sys
-from planprior import host, runtime
-from planprior.host import Memory
+from planprior import runtime
 assert "jax" not in sys.modules
 runtime.configure({arguments})
 import jax
@@ -171,8 +170,7 @@ def test_the_description_is_json_and_complete() -> None:
 def test_versions_import_nothing() -> None:
     script = """
 import json, sys
-from planprior import host, runtime
-from planprior.host import Memory
+from planprior import runtime
 runtime.versions()
 print(json.dumps(sorted({"jax", "mujoco", "dm_control"} & set(sys.modules))))
 """

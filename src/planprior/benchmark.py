@@ -21,7 +21,7 @@ from planprior.flops import plan_flops, update_flops
 from planprior.hlo import count_kernels
 from planprior.mapping import on_accelerator
 from planprior.population import Population
-from planprior.schedule import exact
+from planprior.schedule import exact, renews
 from planprior.spec import EnvSpec
 from planprior.timing import Shares
 
@@ -229,7 +229,7 @@ class Subject:
                 decision, _ = population.act(self.agents, seen, warm_start, reset, step)
             with shares.section("update"):
                 jax.block_until_ready(metrics)
-                if self.interval and self._count % self.interval < self.updates:
+                if renews(self._count, self.interval, self.updates):
                     self.replay = population.reanalyse(
                         self.agents, self.replay, self._count
                     )
@@ -251,23 +251,16 @@ class Subject:
             jax.block_until_ready((metrics, self.replay))
 
 
-def time_parts(
-    subjects: Sequence[Subject], repeats: int, parts: Sequence[str] = ()
-) -> list[dict[str, Timing]]:
+def time_parts(subjects: Sequence[Subject], repeats: int) -> list[dict[str, Timing]]:
     """Time the parts of all subjects in turns, after one run that does not count.
 
     Reanalysis, which takes as long as many plans, is timed as seldom as it comes.
-
-    Args:
-        subjects: What is timed.
-        repeats: How often each part is, reanalysis apart.
-        parts: Which; those of each subject if left out.
     """
     for subject in subjects:
-        for part in parts or subject.parts:
+        for part in subject.parts:
             subject.run(part)
     taken: list[dict[str, list[float]]] = [
-        {part: [] for part in parts or subject.parts} for subject in subjects
+        {part: [] for part in subject.parts} for subject in subjects
     ]
     for repeat in range(repeats):
         for subject, times in zip(subjects, taken, strict=True):

@@ -108,9 +108,10 @@ def _jax() -> Iterator[Fact]:
 
 
 def _cpu() -> Fact:
-    quota = "" if host.core_quota() is None else " (a quota)"
-    cores = f"{host.cores()} cores for this process{quota}"
-    return Fact("good", "CPU", f"{runtime.cpu_model()}, {cores}")
+    cores, allowed = host.cores(), host.allowed_cores()
+    held = f", which may run on {allowed} but has a quota" if cores < allowed else ""
+    told = f"{runtime.cpu_model()}, {cores} cores for this process{held}"
+    return Fact("good", "CPU", told)
 
 
 def _precision() -> Fact:

@@ -53,19 +53,18 @@ def alone(function: Function) -> Function:
 
 
 def some_at_once(function: Function, most: int) -> Function:
-    """Map over a leading axis: at once, on CPUs at most so many at a time.
+    """Map over a leading axis, at most so many at a time.
 
-    There the arrays of all would not stay in a cache. Parts are as equal as they can
-    be: a smaller last one is a second program to compile.
+    Parts are as equal as they can be: a smaller last one is a second program to
+    compile.
     """
 
     def mapped(*args: Any) -> Any:
         count = jax.tree.leaves(args)[0].shape[0]
-        parts = 1 if on_accelerator() else math.ceil(count / most)
-        size = math.ceil(count / parts)
+        size = math.ceil(count / math.ceil(count / most))
         if count == 1:
             return alone(function)(*args)
-        if parts == 1:
+        if count == size:
             return jax.vmap(function)(*args)
         # One by one is not by vmap: see `alone`.
         by = None if size == 1 else size

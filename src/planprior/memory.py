@@ -5,9 +5,8 @@ from typing import NamedTuple
 import jax
 
 from planprior import host, runtime
-from planprior.config import Config, PlannerConfig
+from planprior.config import Config
 from planprior.flops import Layers, networks
-from planprior.mapping import on_accelerator
 from planprior.planner import states_at_once
 from planprior.population import Population
 from planprior.runtime import format_bytes
@@ -66,7 +65,7 @@ def need(
     agents = jax.tree.leaves(jax.eval_shape(population.init))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in agents)
     size *= 1 if loops_on_device or population.programs.donates else 2
-    states = _planned_at_once(max(population.num_envs, evaluated), config.planner)
+    states = states_at_once(max(population.num_envs, evaluated), config.planner)
     plan = states * plan_bytes(spec, config)
     learned = FLOAT * population.num_parameters()
     return Need(
@@ -97,13 +96,8 @@ def reanalysis_bytes(spec: EnvSpec, config: Config) -> int:
         return 0
     states = config.horizon * config.reanalysis.num_slices
     planner = config.reanalysis_planner()
-    return _planned_at_once(states, planner) * plan_bytes(
-        spec, config, planner.num_samples
-    )
-
-
-def _planned_at_once(states: int, planner: PlannerConfig) -> int:
-    return states if on_accelerator() else min(states, states_at_once(planner))
+    at_once = states_at_once(states, planner)
+    return at_once * plan_bytes(spec, config, planner.num_samples)
 
 
 def update_bytes(spec: EnvSpec, config: Config) -> int:

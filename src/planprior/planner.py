@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from planprior.config import PlannerConfig
 from planprior.draws import Dims, Draws, KeyedDraws, Noise, Sequences
 from planprior.hypers import Hypers
-from planprior.mapping import over_steps, some_at_once
+from planprior.mapping import on_accelerator, over_steps, some_at_once
 from planprior.policies import Policy
 from planprior.search import Search, finish, fit_elites, start
 from planprior.types import Plan, PRNGKey, Scalar
@@ -267,9 +267,13 @@ def plan_all(
         )  # fmt: skip
 
     keys = jax.random.split(env_key, envs)
-    return some_at_once(one, states_at_once(config))(z, warm_start, keys)
+    return some_at_once(one, states_at_once(envs, config))(z, warm_start, keys)
 
 
-def states_at_once(config: PlannerConfig) -> int:
-    """For how many states a CPU plans at a time."""
-    return max(1, SAMPLES_AT_ONCE // config.num_samples)
+def states_at_once(states: int, config: PlannerConfig) -> int:
+    """For how many of so many states to plan at a time: on accelerators for all.
+
+    On a CPU the arrays of all would not stay in a cache.
+    """
+    most = max(1, SAMPLES_AT_ONCE // config.num_samples)
+    return states if on_accelerator() else min(states, most)

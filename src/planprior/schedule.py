@@ -37,6 +37,11 @@ def exact(rate: float) -> Fraction:
     return Fraction(rate).limit_denominator(10**12)
 
 
+def renews(updates: int, interval: int, at_once: int) -> bool:
+    """Whether a reanalysis comes before the next `at_once` gradient steps."""
+    return bool(interval) and updates % interval < at_once
+
+
 class Schedule(NamedTuple):
     """When what is due, as functions of the counters.
 
@@ -116,6 +121,5 @@ class Schedule(NamedTuple):
     def reanalyses(self, updates: int) -> bool:
         """Whether plans are renewed before the next call of updates."""
         planned = updates - self.pretraining
-        if not self.reanalysis or planned < 0:
-            return False
-        return planned % self.reanalysis < self.updates_at_once
+        due = renews(planned, self.reanalysis, self.updates_at_once)
+        return due and planned >= 0
