@@ -28,6 +28,7 @@ class Drone(gymnasium.Env):
         }
     )
     action_space = spaces.Box(0.0, 20.0, (1,))
+    dt = DT  # at how many actions a second `planprior control` drives it
 
     def reset(self, *, seed=None, options=None):
         """Start at rest; all that is random follows from `seed`."""

@@ -38,6 +38,34 @@ class Deaf(Fine):
         return super().step(np.zeros(1))
 
 
+class Thrifty(Fine):
+    """Both greatest actions cost the same and move nothing."""
+
+    def step(self, action: np.ndarray) -> Outcome:
+        outcome = super().step(np.zeros(1))
+        return outcome._replace(reward=outcome.reward - float(action[0]) ** 2)
+
+
+class Noisy(Fine):
+    """Its error looks like a markup's."""
+
+    def step(self, action: np.ndarray) -> Outcome:
+        raise RuntimeError("pip install 'planprior[gym]' [/dev/ttyUSB0] timed out")
+
+
+class Unspecified(Env):
+    spec = None  # pyright: ignore
+
+    def __init__(self, seed: int) -> None:
+        del seed
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        raise NotImplementedError
+
+    def step(self, action: np.ndarray) -> Outcome:
+        raise NotImplementedError
+
+
 class Rich(Fine):
     reward_scale = 1e6
 

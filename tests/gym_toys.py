@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import ClipAction, TimeLimit, TransformAction, TransformReward
 
 LIMIT = 6
 LOW = np.array([-2.0, 0.0], np.float32)
@@ -114,6 +114,38 @@ class Matrix(Counter):
     )
 
 
+class Scalar(Counter):
+    """One action, which has no axis."""
+
+    action_space = spaces.Box(-2.0, 2.0, ())
+
+
+class Leaving(Counter):
+    """Fails when it is closed."""
+
+    def close(self):
+        raise AttributeError("no window")
+
+
+class Sized(Counter):
+    def __init__(self, grid_size: int) -> None:
+        super().__init__()
+
+
+class Drawn(Counter):
+    """Draws itself, though no parameter says so; the time of a step is told twice."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    dt = 0.05
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.render_mode = "rgb_array"
+
+    def render(self) -> Any:
+        return np.full((4, 6, 3), 10 * self.count, np.uint8)
+
+
 class Odd(Counter):
     """Spaces that cannot be used, one at a time."""
 
@@ -145,6 +177,37 @@ def ordered() -> gymnasium.Env:
 
 def matrix() -> gymnasium.Env:
     return TimeLimit(Matrix(), LIMIT)
+
+
+def scalar() -> gymnasium.Env:
+    return TimeLimit(Scalar(), LIMIT)
+
+
+def leaving() -> gymnasium.Env:
+    return TimeLimit(Leaving(), LIMIT)
+
+
+def drawn() -> gymnasium.Env:
+    return TimeLimit(Drawn(), LIMIT)
+
+
+def drawn_together(num_envs: int) -> SyncVectorEnv:
+    return _together(drawn, num_envs, AutoresetMode.NEXT_STEP)
+
+
+def leaving_together(num_envs: int) -> SyncVectorEnv:
+    return _together(leaving, num_envs, AutoresetMode.SAME_STEP)
+
+
+def clipping() -> gymnasium.Env:
+    """As in CleanRL: a wrapper that hides the bounds, and one around it."""
+    return TransformReward(TimeLimit(ClipAction(Counter()), LIMIT), lambda r: r)
+
+
+def doubling() -> gymnasium.Env:
+    """Actions are not what the space within says: its bounds are not those to keep."""
+    anything = spaces.Box(-np.inf, np.inf, (2,))
+    return TransformAction(ClipAction(Counter()), lambda a: 2 * a, anything)
 
 
 def endless() -> gymnasium.Env:

@@ -38,6 +38,9 @@ def test_a_good_environment(monkeypatch, capsys):
 
 FAULTS = [
     ("Deaf", "actions", "broken", "same observations", "whether step() uses"),
+    ("Thrifty", "actions", "good", "and come to the same", ""),
+    ("Noisy", "stepping", "broken", "'planprior[gym]' [/dev/ttyUSB0]", "mend it"),
+    ("Unspecified", "building", "broken", "has None as its spec", "mend it"),
     ("Rich", "values", "broken", "bins reach 2.203e+04", "divide rewards by"),
     ("Poor", "rewards", "advice", "from ", "they are tiny"),
     ("Flat", "rewards", "advice", "always 0", "shape it"),
@@ -80,6 +83,15 @@ def test_it_can_be_read_by_people(monkeypatch, capsys):
     assert "planprior train env_toys:Huge" in out
     status, out, _ = run(monkeypatch, capsys, "check-env", "env_toys:Deaf")
     assert status == 1 and "BROKEN" in out and "planprior train" not in out
+    monkeypatch.setenv("COLUMNS", "400")
+    status, out, _ = run(monkeypatch, capsys, "check-env", "env_toys:Noisy")
+    assert status == 1 and "'planprior[gym]' [/dev/ttyUSB0] timed out" in out
+
+
+def test_environments_on_the_device_can_be_looked_at(monkeypatch, capsys):
+    arguments = ("check-env", "toys_device:Aim", "--steps", 40, "--json")
+    status, out, _ = run(monkeypatch, capsys, *arguments)
+    assert status == 0 and json.loads(out)["broken"] == 0
 
 
 def test_wrong_use_of_check_env(monkeypatch, capsys):

@@ -146,6 +146,37 @@ def test_an_environment_of_brax_is_taken_as_it_is():
     np.testing.assert_array_equal(two.reset_observation[:, 0], [4, 0])
 
 
+def test_an_end_may_be_a_number():
+    with (
+        DevicePool(toys.Uneven(), N, seed=0) as one,
+        DevicePool(toys.Numbered(), N, seed=0) as other,
+    ):
+        one.reset()
+        other.reset()
+        for _ in range(2 * toys.LENGTH):
+            a, b = one.step(np.zeros((N, 1))), other.step(np.zeros((N, 1)))
+            np.testing.assert_array_equal(a.terminated, b.terminated)
+            np.testing.assert_array_equal(a.observation, b.observation)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("Short", r"Aim: an observation has shape \(1,\); it must be \(3,\)"),
+        ("ShortLater", r"Aim: an observation has shape \(1,\); it must be \(3,\)"),
+        ("Rewarding", r"Aim: a step's reward has shape \(1,\); it must be \(\)"),
+        ("Branching", r"step\(\) of toys_device:Aim failed: TracerBoolConversionError"),
+        ("Unspecified", "Unspecified has None as its spec; it must be a planprior.Env"),
+    ],
+)
+def test_what_breaks_its_own_word_is_one_sentence(kind, sentence):
+    with pytest.raises(EnvError, match=sentence) as caught:
+        registry.make_pool(f"toys_device:{kind}", N, seed=0).reset()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(EnvError, match=sentence):
+        registry.make_env(f"toys_device:{kind}", 0).reset()
+
+
 def test_ones_own_environment_is_found_by_name():
     with registry.make_pool("toys_device:Uneven", N, seed=3, workers=2) as pool:
         assert isinstance(pool, DevicePool)

@@ -155,7 +155,8 @@ def test_a_file_beside_them_says_what_they_are(folder):
 def test_programs_for_platforms_that_are_not_here_are_written_unseen():
     written = stablehlo.write(programs.policy_program(ACTOR), ["cuda", "tpu"])
     assert stablehlo.about(written)["platforms"] == ["cuda", "tpu"]
-    assert not stablehlo.is_here(["cuda", "tpu"]) and stablehlo.is_here(["cpu", "tpu"])
+    assert stablehlo.device_for(["cuda", "tpu"]) is None
+    assert stablehlo.device_for(["tpu", "cpu"]) == jax.devices("cpu")[0]
 
 
 def test_a_plan_has_the_size_that_is_asked_for():

@@ -17,6 +17,7 @@ if importlib.util.find_spec("gymnasium") is None:
     pytest.skip("gymnasium is not installed", allow_module_level=True)
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 import gym_toys as toys
 from planprior.envs import gym
@@ -203,12 +204,93 @@ def test_wrong_options_are_one_sentence(task, sentence):
         registry.make_env(task, 0)
 
 
+def test_an_action_may_have_no_axis():
+    with make_pool("scalar") as pool:
+        pool.reset()
+        assert pool.spec.action_dim == 1
+        reward = pool.step([[-1.0], [0.0], [2.0]]).reward
+    np.testing.assert_allclose(reward, [98, 100, 102])
+
+
+def test_bounds_that_a_wrapper_clips_to_are_found():
+    with make_pool("clipping") as pool, make_pool("counter") as plain:
+        assert isinstance(pool, LocalPool) and isinstance(plain, LocalPool)
+        pool.reset()
+        plain.reset()
+        for t in range(4):
+            np.testing.assert_array_equal(
+                pool.step(actions(t)).reward, plain.step(actions(t)).reward
+            )
+
+
+@pytest.mark.parametrize("function", ["leaving", "leaving_together"])
+def test_what_fails_when_it_is_closed_is_told_and_hides_nothing(function, caplog):
+    with make_pool(function) as pool:
+        pool.reset()
+    assert f"closing an environment of gym_toys:{function} failed" in caplog.text
+    assert "AttributeError: no window" in caplog.text
+    with pytest.raises(KeyError, match="the reason"), make_pool(function) as pool:
+        raise KeyError("the reason")
+
+
+def test_one_of_several_can_be_controlled_and_filmed():
+    env = registry.make_env("gym_toys:drawn_together", 5)
+    try:
+        assert env.step_seconds == 0.05
+        for episode in range(3):
+            first = env.reset(7 if episode == 0 else None)
+            assert first[0] == 0 and (env.render(8, 12) == 0).all()
+            assert env.step(np.zeros(2, np.float32)).observation[0] == 1
+            picture = env.render(8, 12)
+            assert picture.shape == (8, 12, 3) and (picture == 10).all()
+        steps, ended = 1, False
+        while not ended:
+            outcome, steps = env.step(np.zeros(2, np.float32)), steps + 1
+            assert outcome.observation[0] == steps <= toys.LIMIT
+            ended = outcome.terminated or outcome.truncated
+        assert env.reset()[0] == 0
+    finally:
+        env.close()
+
+
+def test_a_task_may_draw_without_being_told(monkeypatch):
+    monkeypatch.setitem(
+        gymnasium.registry,
+        "Drawn-v0",
+        EnvSpec("Drawn-v0", "gym_toys:Drawn", max_episode_steps=toys.LIMIT),
+    )
+    env = registry.make_env("gym:Drawn-v0", 0)
+    assert env.step_seconds == 0.05
+    env.reset()
+    assert env.render(4, 6).shape == (4, 6, 3)
+
+
+def test_a_name_of_gymnasiums_promises_nothing_for_others(monkeypatch):
+    monkeypatch.setitem(
+        gymnasium.registry,
+        "Pusher-v9",
+        EnvSpec("Pusher-v9", "gym_toys:Counter", max_episode_steps=toys.LIMIT),
+    )
+    assert registry.make_env("gym:Pusher-v9", 0).spec.can_terminate
+    assert not registry.make_env("gym:Pendulum-v1", 0).spec.can_terminate
+
+
+def test_a_module_that_fails_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "fails_at_once.py").write_text("undefined")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, why in {"fails_at_once": "NameError", "no_such_one": "No module"}.items():
+        with pytest.raises(EnvError, match=f"importing {name} for gym:.*{why}"):
+            registry.resolve(f"gym:{name}:Any-v0")
+
+
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
         ("discrete", "actions of kind Discrete; they must be continuous"),
         ("whole", "actions of kind Box of int32; they must be continuous"),
         ("unbounded", r"action 0 of .* lies in \[-inf, inf\]; bounds must be finite"),
+        ("doubling", r"action 0 of .* lies in \[-inf, inf\]; bounds must be finite"),
+        ("Sized", "needs its parameter grid_size; nothing but seed and num_envs is"),
         ("stuck", r"action 1 of .* lies in \[1, 1\], which leaves nothing to choose"),
         ("pixels", r"pictures of shape \(64, 64, 3\) .*pixels are not supported yet"),
         ("numbered", "observations's entry where of kind Discrete; they must be Box"),

@@ -240,6 +240,12 @@ def test_a_pickle_that_would_run_for_ever_does_not():
     call = b"ctorch\nSize\nh\x00R"
     with pytest.raises(FileError, match="damaged"):
         pickle_machine.load(b"\x80\x02" + long + call + b".")
+    # A dictionary is made empty: entries given to it would be hashed, or copied.
+    ordered = b"ccollections\nOrderedDict\n"
+    entries = nested + b"q\x01" + ordered + b"]h\x01N\x86a\x85R."
+    with pytest.raises(FileError, match="damaged"):
+        pickle_machine.load(entries)
+    assert pickle_machine.load(b"\x80\x02" + ordered + b")R.") == {}
 
 
 def test_zip_bombs_and_false_sizes_are_refused(path, tmp_path):

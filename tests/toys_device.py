@@ -55,6 +55,51 @@ class Uneven(Aim):
         return (state["steps"] >= last) & (draw > 0)
 
 
+class Numbered(Uneven):
+    """Says with a number whether it is over, as Brax does."""
+
+    def ends(self, state):
+        return jnp.asarray(super().ends(state), jnp.float32)
+
+
+class Short(Aim):
+    """Its observation has another length than its spec says."""
+
+    def observe(self, steps, draw):
+        return super().observe(steps, draw)[:1]
+
+
+class ShortLater(Aim):
+    """So has what it shows after a step."""
+
+    def step(self, state, action):
+        state, reply = super().step(state, action)
+        return state, reply._replace(observation=reply.observation[:1])
+
+
+class Rewarding(Aim):
+    def step(self, state, action):
+        state, reply = super().step(state, action)
+        return state, reply._replace(reward=reply.reward[None])
+
+
+class Branching(Aim):
+    """Lets Python decide what only the device knows."""
+
+    def step(self, state, action):
+        if action[0] > 0:
+            state = state | {"draw": -state["draw"]}
+        return super().step(state, action)
+
+
+class Unspecified(DeviceEnv):
+    def reset(self, *, key):
+        raise NotImplementedError
+
+    def step(self, state, action):
+        raise NotImplementedError
+
+
 class Broken(Aim):
     """Its reward is NaN from the sixth step on."""
 

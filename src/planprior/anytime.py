@@ -22,6 +22,7 @@ from planprior.actor import CanAct, Networks, seeders
 from planprior.config import PlannerConfig
 from planprior.draws import Dims, KeyedDraws
 from planprior.hypers import Hypers
+from planprior.mapping import exact
 from planprior.search import Search
 from planprior.types import PRNGKey
 from planprior.world_model import Latent
@@ -140,9 +141,10 @@ class CompiledPlanner:
         self._planners = [resized(own, count) for count in counts]
         iterations = own.num_iterations(agent.spec.action_dim)
         self.levels = [Level(p.num_samples, iterations) for p in self._planners]
-        self._begin = jax.jit(self._begin_program, static_argnames="planner_config")
-        self._improve = jax.jit(self._improve_program, static_argnames="planner_config")
-        self._policy = jax.jit(self._policy_program)
+        begin, improve = exact(self._begin_program), exact(self._improve_program)
+        self._begin = jax.jit(begin, static_argnames="planner_config")
+        self._improve = jax.jit(improve, static_argnames="planner_config")
+        self._policy = jax.jit(exact(self._policy_program))
 
     def begin(
         self,

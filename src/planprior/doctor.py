@@ -173,10 +173,12 @@ def _memory_fact(topic: str, memory: host.Memory | None) -> Iterator[Fact]:
 
 
 def _suites() -> Iterator[Fact]:
+    names = metadata.packages_distributions()
     for prefix, package in registry.suites().items():
         if package is None:
             continue
-        version = _version(package)
+        # MuJoCo Playground is installed by another name than it is imported by.
+        version = _version(names.get(package, [package])[0])
         if version:
             yield Fact("good", f"suite {prefix}", f"{package} {version}")
         else:

@@ -1,5 +1,6 @@
 """How functions of one state become functions of many, in the form that is fastest."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,21 @@ def on_accelerator() -> bool:
     written, and tests compare them.
     """
     return jax.default_backend() != "cpu"
+
+
+def exact(function: Function) -> Function:
+    """Products in float32 within, unless somebody has chosen another precision.
+
+    JAX's own default is the coarsest that a device has: TF32 on NVIDIA's.
+    """
+
+    @functools.wraps(function)
+    def program(*args: Any, **kwargs: Any) -> Any:
+        chosen = jax.config.jax_default_matmul_precision  # pyright: ignore
+        with jax.default_matmul_precision(chosen or "float32"):
+            return function(*args, **kwargs)
+
+    return program
 
 
 def each(function: Function) -> Function:

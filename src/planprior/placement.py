@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
+from planprior.mapping import exact
+
 AXIS = "members"
 Tree = TypeVar("Tree")
 
@@ -92,7 +94,7 @@ class Placement:
                 device gets whole.
             options: Compiler options.
         """
-        spread = self._on_each_device(program, frozenset(shared))
+        spread = exact(self._on_each_device(program, frozenset(shared)))
         return jax.jit(
             spread, static_argnames=static, donate_argnums=donate,
             compiler_options=options,

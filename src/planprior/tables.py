@@ -121,7 +121,7 @@ class JsonLines(_Table):
         if self._file.tell() >= PART_BYTES:
             self._begin_anew()
         row = {"step": step_of(row), **row}
-        self._append(json.dumps(plain(row, finite=True), allow_nan=False) + "\n")
+        self._append(as_json(row) + "\n")
 
     def _begin_anew(self) -> None:
         self.close()
@@ -186,6 +186,11 @@ def step_of(row: Row) -> int:
     if "step" not in row:
         raise ValueError(f"a row has no step; it has {', '.join(row) or 'no columns'}")
     return int(row["step"])
+
+
+def as_json(value: Any) -> str:
+    """Returns values as JSON on one line, which knows no NaN: null in its place."""
+    return json.dumps(plain(value, finite=True), allow_nan=False)
 
 
 def plain(value: Any, *, finite: bool) -> Any:

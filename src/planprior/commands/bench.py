@@ -1,7 +1,6 @@
 """`planprior bench`: how fast a method runs here, in parts and as a whole."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from tyro.conf import Positional, arg
 from planprior.commands import bench_control
 from planprior.commands.train import OPTION_NAMES
 from planprior.sweep import MOST_MEMBERS
+from planprior.tables import as_json
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def run(options: Bench) -> int:
     )
     machine = runtime.describe()
     if options.json:
-        print(json.dumps(_as_json(resolved, machine, peak, results, why)))
+        print(as_json(_as_json(resolved, machine, peak, results, why)))
     else:
         _show(console, resolved, machine, peak, results, why)
     return 0

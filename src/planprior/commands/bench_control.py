@@ -1,6 +1,5 @@
 """`planprior bench --control`: the rates that a machine sustains at control."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from planprior.tables import as_json
 
 
 def run(options: Any) -> int:
@@ -19,7 +20,7 @@ def run(options: Any) -> int:
     rows = [*_told_meanwhile(_rows(options, grid))]
     machine = runtime.describe()
     if options.json:
-        print(json.dumps({"machine": machine, "budgets": rows}))
+        print(as_json({"machine": machine, "budgets": rows}))
     else:
         _tell(machine, rows)
     return 0

@@ -1,12 +1,13 @@
 """`planprior check-env`: look at an environment before training in it."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
+
+from planprior.tables import as_json
 
 MARKS = {"good": "ok", "advice": "advice", "broken": "BROKEN"}
 
@@ -53,7 +54,7 @@ def run(options: CheckEnv) -> int:
             "advice": levels.count("advice"),
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
-        print(json.dumps(told))
+        print(as_json(told))
     else:
         _tell(task, findings)
     return int("broken" in levels)
@@ -75,12 +76,13 @@ def _agent(spec):
 
 
 def _tell(task: str, findings: list) -> None:
-    console = Console(highlight=False)
+    # Cells too are printed as they are: what is in brackets is no markup.
+    console = Console(highlight=False, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for finding in findings:
         todo = f"\n→ {finding.todo}" if finding.todo else ""
         table.add_row(MARKS[finding.level], finding.topic, finding.seen + todo)
-    console.print(task, markup=False)
+    console.print(task)
     console.print(table)
     broken = sum(finding.level == "broken" for finding in findings)
     if not broken:

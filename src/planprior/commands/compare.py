@@ -1,6 +1,5 @@
 """`planprior compare`: runs beside published curves, with a verdict per budget."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
+
+from planprior.tables import as_json
 
 if TYPE_CHECKING:
     from planprior.comparison import Comparison
@@ -64,7 +65,7 @@ def run(options: Compare) -> int:
     if options.output:
         _draw(found, groups, options.output)
     if options.json:
-        print(json.dumps([_plain(c) for _, made in found for c in made]))
+        print(as_json([_plain(c) for _, made in found for c in made]))
         return 0
     # Tables are not to be folded where there is no terminal to fit.
     width = None if Console().is_terminal else 140

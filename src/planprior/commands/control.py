@@ -1,6 +1,5 @@
 """`planprior control`: an agent at a fixed rate, in a simulator in real time."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
+
+from planprior.tables import as_json
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def run(options: Control) -> int:
     from planprior.acting import Agent
     from planprior.commands.eval import parse_checkpoint
     from planprior.envs.registry import make_env
+    from planprior.envs.rows import close_all
 
     if not options.seconds > 0:
         raise ValueError(f"seconds is {options.seconds}; it must be above 0")
@@ -59,9 +61,9 @@ def run(options: Control) -> int:
     try:
         told = _driven(agent, env, options)
     finally:
-        env.close()
+        close_all([env], agent.info["task"])
     if options.json:
-        print(json.dumps(told))
+        print(as_json(told))
     else:
         tell(told)
     return 0

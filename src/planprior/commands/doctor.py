@@ -1,13 +1,13 @@
 """`planprior doctor`: what this machine has, and what it lacks."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from planprior.commands.check_env import MARKS
+from planprior.tables import as_json
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ def run(options: Doctor) -> int:
     broken = any(fact.level == "broken" for fact in facts)
     if options.json:
         told = {"broken": broken, "facts": [dataclasses.asdict(fact) for fact in facts]}
-        print(json.dumps(told))
+        print(as_json(told))
         return int(broken)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for fact in facts:
         todo = f"\n→ {fact.todo}" if fact.todo else ""
         table.add_row(MARKS[fact.level], fact.topic, fact.value + todo)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     return int(broken)

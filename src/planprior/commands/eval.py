@@ -1,12 +1,13 @@
 """`planprior eval`: play episodes with a trained agent, and film one."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional, arg
+
+from planprior.tables import as_json
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _member(text: str) -> int | dict[str, float]:
 
 def _tell(told: dict[str, Any], experience: str, options: Eval) -> None:
     if options.json:
-        print(json.dumps(told))
+        print(as_json(told))
         return
     console = Console(highlight=False)
     over = "1 episode"
@@ -184,6 +185,7 @@ def _table_of_values(options: Eval) -> Path:
 def _film(agent: Any, options: Eval) -> Path:
     from planprior import video
     from planprior.envs.registry import make_env
+    from planprior.envs.rows import close_all
 
     assert options.video is not None
     env = make_env(agent.info["task"], options.seed)
@@ -191,4 +193,4 @@ def _film(agent: Any, options: Eval) -> Path:
         frames = video.episode(env, lambda o: agent.act(o, mode=options.mode))
         return video.write(options.video, frames, fps=video.frame_rate(env))
     finally:
-        env.close()
+        close_all([env], agent.info["task"])

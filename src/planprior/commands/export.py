@@ -43,6 +43,7 @@ class Export:
 
 def run(options: Export) -> int:
     """Export, and say what it came to."""
+    from planprior import runtime
     from planprior.acting import Agent
     from planprior.commands.eval import parse_checkpoint
     from planprior.exporters import manifest
@@ -55,12 +56,13 @@ def run(options: Export) -> int:
         options.iterations, options.ahead,
     )  # fmt: skip
     wanted.check()
+    runtime.configure()
     agent = Agent.load(options.run, checkpoint=which, member=options.member)
     files = manifest.files(agent, wanted)
     is_run = (options.run / "checkpoints").is_dir()
     learner, origin = Learner.of(agent.state), options.run if is_run else None
     export(agent, learner, options.folder, origin, files)
-    _tell(agent.info, options.folder, files)
+    _tell(agent.info, options, files)
     return 0
 
 
@@ -76,9 +78,11 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def _tell(info: dict[str, Any], folder: Path, files: dict[str, bytes]) -> None:
+def _tell(info: dict[str, Any], options: Export, files: dict[str, bytes]) -> None:
+    from planprior.exporters import stablehlo
     from planprior.runtime import format_bytes
 
+    folder, platforms = options.folder, options.platforms
     console = Console(highlight=False, soft_wrap=True, markup=False)
     size = format_bytes(sum(file.stat().st_size for file in folder.iterdir()))
     console.print(
@@ -86,6 +90,11 @@ def _tell(info: dict[str, Any], folder: Path, files: dict[str, bytes]) -> None:
     )
     if files:
         console.print(f"for other runtimes: {', '.join(files)}")
+    if options.stablehlo and stablehlo.device_for(platforms) is None:
+        console.print(
+            "the StableHLO programs were not compared with the agent: nothing here "
+            f"runs what is for {', '.join(platforms)}"
+        )
 
 
 def _named(info: dict[str, Any]) -> str:

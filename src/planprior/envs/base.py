@@ -7,6 +7,7 @@ this file.
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,12 +44,20 @@ def failure(
     reason = " ".join(str(error).split()) or "no message"
     place = ""
     frames = traceback.extract_tb(error.__traceback__)
+    # Where their own code is, rather than the library that it called.
+    theirs = [frame for frame in frames if not _is_library(frame.filename)]
     if frames:
-        place = f" ({frames[-1].filename}, line {frames[-1].lineno})"
+        last = (theirs or frames)[-1]
+        place = f" ({last.filename}, line {last.lineno})"
     sentence = f"{what} failed: {type(error).__name__}: {reason}{place}"
     told = EnvError(sentence, environment)
     told.add_note("".join(traceback.format_exception(error)))
     return told
+
+
+def _is_library(file: str) -> bool:
+    ours = Path(__file__).parents[1]
+    return "site-packages" in file or file.startswith("<") or ours in Path(file).parents
 
 
 EnvState = Mapping[str, np.ndarray]
@@ -129,6 +138,21 @@ class Env(ABC):
     def close(self) -> None:
         """Free what the environment holds."""
         return
+
+
+def spec_of(env: object) -> EnvSpec:
+    """Return the `spec` of an environment.
+
+    Raises:
+        EnvError: It has none.
+    """
+    spec = getattr(env, "spec", None)
+    if not isinstance(spec, EnvSpec):
+        raise EnvError(
+            f"{type(env).__name__} has {spec!r} as its spec; it must be a "
+            "planprior.EnvSpec, of its sizes and lengths"
+        )
+    return spec
 
 
 EnvMaker = Callable[[int], Env]

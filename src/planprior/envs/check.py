@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from planprior.envs.base import EnvError, StateError
-from planprior.envs.pool import Pool, Step
+from planprior.envs.pool import LocalPool, Pool, Step
 from planprior.spec import EnvSpec
 
 Level = Literal["good", "advice", "broken"]
@@ -147,34 +147,47 @@ def _sizes(pool: Pool) -> Finding:
 
 def _own_bounds(pool: Pool) -> tuple[np.ndarray, np.ndarray] | None:
     """Bounds in the environment's own units, where it is a Gymnasium one."""
-    owner: Any = pool if hasattr(pool, "actions") else getattr(pool, "envs", [None])[0]
+    owner: Any = pool.envs[0] if isinstance(pool, LocalPool) else pool
     actions = getattr(owner, "actions", None)
     return None if actions is None else (actions.low, actions.high)
 
 
 def _bounds(pool: Pool) -> Iterator[Finding]:
     """Go to the corners, and see whether actions matter at all."""
-    futures = []
-    for sign in (-1.0, 1.0):
-        pool.reset(0)
-        corner = np.full((pool.num_envs, pool.spec.action_dim), sign)
-        path = [pool.step(corner) for _ in range(5)]
-        futures.append([(step.observation, step.reward) for step in path])
-    same = all(
-        np.array_equal(a, b)
-        for one, other in zip(*futures, strict=True)
-        for a, b in zip(one, other, strict=True)
-    )
-    if same:
+    corners = np.ones((5, pool.num_envs, pool.spec.action_dim))
+    futures = [_future(pool, sign * corners) for sign in (-1.0, 1.0)]
+    if not _alike(*futures):
+        yield Finding("good", "actions", "both ends of the bounds work and differ")
+        return
+    # Both may mean the same, to a reward for small actions for one.
+    rng = np.random.default_rng(0)
+    drawn = rng.uniform(-1, 1, (_AGAIN, pool.num_envs, pool.spec.action_dim))
+    if _alike(*(_future(pool, path) for path in (drawn, np.zeros_like(drawn)))):
         yield Finding(
             "broken",
             "actions",
-            "after the same seed, 5 steps of the least and of the greatest actions "
-            "lead to the same observations and rewards",
+            f"after the same seed, {_AGAIN} steps lead to the same observations and "
+            "rewards whatever the actions",
             "see whether step() uses its action",
         )
         return
-    yield Finding("good", "actions", "both ends of the bounds work and differ")
+    yield Finding(
+        "good", "actions", "both ends of the bounds work, and come to the same"
+    )
+
+
+def _future(pool: Pool, actions: Iterable[np.ndarray]) -> list[Step]:
+    pool.reset(0)
+    return [pool.step(action) for action in actions]
+
+
+def _alike(one: list[Step], other: list[Step]) -> bool:
+    """Whether two paths show and pay the same."""
+    return all(
+        np.array_equal(a.observation, b.observation)
+        and np.array_equal(a.reward, b.reward)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 # Episodes -----------------------------------------------------------------------------

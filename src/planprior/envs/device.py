@@ -11,7 +11,7 @@ it is the same however many there are and however their steps are compiled.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from planprior.envs.base import Env, EnvError, Outcome
+from planprior.envs.base import Env, EnvError, Outcome, failure, spec_of
 from planprior.envs.pool import Pool, Step
 from planprior.envs.rows import Rows, env_seeds, row_layout
 from planprior.spec import EnvSpec
@@ -210,7 +210,8 @@ def advance(
     Returns:
         Where they are now, and the step, whose arrays are JAX's.
     """
-    state, reply = jax.vmap(env.step)(envs.state, jnp.clip(action, -1.0, 1.0))
+    action = jnp.clip(action, -1.0, 1.0)
+    state, reply = jax.vmap(lambda *args: _step(env, *args))(envs.state, action)
     state = _typed(state, state)
     length = envs.episode_length + 1
     returns = envs.episode_return + reply.reward
@@ -264,12 +265,47 @@ def _reset(
     """First states, of the very types that a step returns."""
 
     def one(key: Key[Array, ""], episode: Int[Array, ""]) -> Any:
-        state, observation = env.reset(key=jax.random.fold_in(key, episode))
+        key = jax.random.fold_in(key, episode)
+        state, observation = _asked(env, "reset", lambda: env.reset(key=key))
+        _check_shape(env, "an observation", observation, (env.spec.observation_dim,))
         action = jnp.zeros(env.spec.action_dim)
-        later, _ = jax.eval_shape(env.step, state, action)
+        later, _ = jax.eval_shape(lambda *args: _step(env, *args), state, action)
         return _typed(state, later), observation
 
     return jax.vmap(one)(keys, episode)
+
+
+def _step(
+    env: DeviceEnv, state: State, action: Float[Array, "A"]
+) -> tuple[State, Reply]:
+    """One environment's step, of the shapes that its spec promises."""
+    state, reply = _asked(env, "step", lambda: env.step(state, action))
+    size = (env.spec.observation_dim,)
+    _check_shape(env, "an observation", reply.observation, size)
+    for name in ("reward", "terminated", "success"):
+        _check_shape(env, f"a step's {name}", getattr(reply, name), ())
+    # Brax writes its `done` as a number.
+    ended = jnp.asarray(reply.terminated).astype(bool)
+    return state, reply._replace(terminated=ended)
+
+
+def _asked(env: DeviceEnv, method: str, call: Callable[[], Any]) -> tuple[State, Any]:
+    """What a method returns while its program is made; errors as one sentence."""
+    try:
+        first, second = call()
+    except EnvError:
+        raise
+    except Exception as error:
+        raise failure(f"{method}() of {env.spec.name}", error) from error
+    return first, second
+
+
+def _check_shape(env: DeviceEnv, what: str, value: Any, shape: tuple[int, ...]) -> None:
+    # Assigning to rows alone would broadcast one of length 1 without a word.
+    if jnp.shape(value) != shape:
+        raise EnvError(
+            f"{env.spec.name}: {what} has shape {jnp.shape(value)}; it must be {shape}"
+        )
 
 
 def _typed(state: State, like: State) -> State:
@@ -298,7 +334,7 @@ class DevicePool(Pool):
         self, env: DeviceEnv, num_envs: int, seed: int | Sequence[int]
     ) -> None:
         """Prepare; the programs are compiled when they are first used."""
-        super().__init__(env.spec, num_envs)
+        super().__init__(spec_of(env), num_envs)
         self.env = env
         self.keys = env_keys(env_seeds(seed, num_envs))
         self._episode = jnp.zeros(num_envs, jnp.int32)
@@ -398,7 +434,7 @@ class OnHost(Env):
 
     def __init__(self, env: DeviceEnv, seed: int) -> None:
         """Prepare; the programs are compiled when they are first used."""
-        self.env, self.spec = env, env.spec
+        self.env, self.spec = env, spec_of(env)
         self.step_seconds = env.step_seconds
         self._keys = env_keys([seed])
         self._episode = -1

@@ -20,6 +20,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,7 +83,7 @@ def find(name: str) -> str:
         return name  # nothing to compare with; `make` is not called without it
     module, colon, bare = name.rpartition(":")
     if colon:
-        importlib.import_module(module)
+        _import(module, name)
     known = {one.casefold(): one for one in _registry()}
     if bare.casefold() in known:
         return module + colon + known[bare.casefold()]
@@ -90,6 +91,14 @@ def find(name: str) -> str:
     near = near or difflib.get_close_matches(bare.casefold(), known, n=1, cutoff=0.0)
     shown = " or ".join(f"'gym:{known[one]}'" for one in near)
     raise ValueError(f"task 'gym:{name}' is unknown; did you mean {shown}?")
+
+
+def _import(module: str, name: str) -> None:
+    """Import what registers a task."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise failure(f"importing {module} for gym:{name}", error) from error
 
 
 def _registry() -> dict[str, Any]:
@@ -128,7 +137,8 @@ def make(task: str, seed: int) -> Env:
         raise failure(f"making {full}", error) from error
     if options.simulated is None:
         options = dataclasses.replace(options, simulated=_is_gymnasiums(name))
-    if options.terminates is None and _stem(name) in _NEVER_TERMINATE:
+    never = _stem(name) in _NEVER_TERMINATE and _is_gymnasiums(name)
+    if options.terminates is None and never:
         return GymEnv(env, full, seed, options, can_terminate=False)
     return wrap(env, full, seed, options)
 
@@ -183,7 +193,43 @@ def _rendering(name: str) -> dict[str, Any]:
     entry = spec.entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
     modes = getattr(creator, "metadata", {}).get("render_modes", ())
-    return {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
+    draws = "rgb_array" in modes and _takes(creator, "render_mode")
+    return {"render_mode": "rgb_array"} if draws else {}
+
+
+def _takes(function: Any, name: str) -> bool:
+    """Whether a function has a parameter of that name, or takes any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some that are not written in Python
+        return True
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def seconds_a_step(env: Any) -> float:
+    """Simulated time of an environment step: its `dt`, else by the rate of its films.
+
+    The rate alone can mislead: that of Pendulum-v1 is 30 a second, its `dt` 0.05.
+    """
+    dt = getattr(env.unwrapped, "dt", None)
+    if isinstance(dt, int | float) and dt > 0:
+        return float(dt)
+    return 1.0 / (getattr(env, "metadata", {}).get("render_fps") or 30)
+
+
+def _bounded(env: Any) -> Any:
+    """The space of the actions that an environment obeys.
+
+    `ClipAction` clips to a space and shows one without bounds in its place; so do the
+    wrappers around it that leave actions as they are.
+    """
+    shown, layer = env.action_space, env
+    while layer is not None and getattr(layer, "action_space", None) is shown:
+        if type(layer).__name__ == "ClipAction":
+            return layer.env.action_space
+        layer = getattr(layer, "env", None)
+    return shown
 
 
 def time_limit(env: Any) -> int | None:
@@ -219,6 +265,13 @@ def episode_steps(own: int | None, name: str, options: TaskOptions) -> int:
     return limit
 
 
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture of that size, points of it left out or repeated."""
+    rows = np.arange(height) * picture.shape[0] // height
+    columns = np.arange(width) * picture.shape[1] // width
+    return np.ascontiguousarray(picture[rows][:, columns, :3], np.uint8)
+
+
 class GymEnv(RetracedEnv):
     """A Gymnasium environment.
 
@@ -237,13 +290,12 @@ class GymEnv(RetracedEnv):
         can_terminate: bool,
     ) -> None:
         self._env = env
-        self.actions = Actions(env.action_space, name)
+        self.actions = Actions(_bounded(env), name)
         self.observations = Observations(env.observation_space, name)
         self._repeat = options.action_repeat
         self._limit = episode_steps(time_limit(env), name, options)
         self._steps = 0
-        fps = getattr(env, "metadata", {}).get("render_fps") or 30
-        self.step_seconds = self._repeat / fps
+        self.step_seconds = self._repeat * seconds_a_step(env)
         spec = EnvSpec(
             name=name,
             observation_dim=self.observations.size,
@@ -295,9 +347,7 @@ class GymEnv(RetracedEnv):
             raise failure(f"drawing {self.spec.name}", error) from error
         if picture.ndim != 3:
             return super().render(height, width)
-        rows = np.arange(height) * picture.shape[0] // height
-        columns = np.arange(width) * picture.shape[1] // width
-        return np.ascontiguousarray(picture[rows][:, columns, :3], np.uint8)
+        return resized(picture, height, width)
 
     def close(self) -> None:
         """Close the environment."""

@@ -16,7 +16,6 @@ from typing import Any
 from planprior.envs import gym, vector
 from planprior.envs.base import Env, EnvError, failure
 from planprior.envs.options import split
-from planprior.envs.pool import Pool
 
 
 def make_env(task: str, seed: int) -> Env:
@@ -30,6 +29,8 @@ def make_env(task: str, seed: int) -> Env:
         EnvError: It cannot be built, or is none.
         ValueError: There is no such function.
     """
+    if makes_several(task):
+        return vector.Single(make_vector_pool(task, 1, [seed]))
     bare, options = split(task)
     made = call(bare, seed=seed)
     if getattr(made, "on_device", False):
@@ -59,7 +60,9 @@ def makes_several(task: str) -> bool:
     return "num_envs" in _parameters(_function(split(task)[0]))
 
 
-def make_vector_pool(task: str, num_envs: int, seeds: Sequence[int]) -> Pool:
+def make_vector_pool(
+    task: str, num_envs: int, seeds: Sequence[int]
+) -> vector.VectorPool:
     """Build all environments of a task whose function `makes_several`.
 
     Args:
@@ -115,24 +118,25 @@ def call(task: str, *, seed: int, num_envs: int | None = None) -> Any:
         num_envs: How many environments, where it `makes_several`.
     """
     function = _function(task)
-    parameters = _parameters(function)
     given: dict[str, int] = {} if num_envs is None else {"num_envs": num_envs}
-    if "seed" in parameters:
-        given["seed"] = seed
-    positional = () if given or not _needs_one(parameters) else (seed,)
+    for name, parameter in _parameters(function).items():
+        needed = _is_needed(parameter) and name not in given
+        if name == "seed" or (needed and "seed" in name):
+            given[name] = seed
+        elif needed:
+            raise EnvError(
+                f"{task} needs its parameter {name}; nothing but seed and num_envs is "
+                "given to it here: give it a default"
+            )
     try:
-        return function(*positional, **given)
+        return function(**given)
     except EnvError:
         raise
     except Exception as error:
         raise failure(f"{task}()", error) from error
 
 
-def _needs_one(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether there is a parameter without a default, whatever its name."""
-    return any(
-        parameter.default is parameter.empty
-        and parameter.kind
-        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in parameters.values()
-    )
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether it has no default."""
+    several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in several

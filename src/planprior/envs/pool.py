@@ -14,6 +14,7 @@ from planprior.envs.base import EnvError, EnvMaker, EnvState, StateError
 from planprior.envs.rows import (
     Rows,
     build_envs,
+    close_all,
     env_seeds,
     read_states,
     reset_rows,
@@ -336,5 +337,4 @@ class LocalPool(Pool):
         return write_states(self.envs, states)
 
     def _close(self) -> None:
-        for env in self.envs:
-            env.close()
+        close_all(self.envs, self.spec.name)

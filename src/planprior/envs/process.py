@@ -34,6 +34,7 @@ from planprior.envs.pool import Pool
 from planprior.envs.rows import (
     Rows,
     build_envs,
+    close_all,
     env_seeds,
     read_states,
     reset_rows,
@@ -405,8 +406,8 @@ def serve(connection: Connection) -> None:
         connection.send((None, None))
         while True:
             connection.send((None, _obey(connection.recv(), envs, rows, first)))
-    for env in envs:
-        env.close()
+    if envs:
+        close_all(envs, envs[0].spec.name)
 
 
 def _obey(order: tuple, envs: Sequence[Env], rows: Rows, first: int) -> Any:

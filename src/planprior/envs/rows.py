@@ -4,9 +4,10 @@ Axes: N environments, O observation, A action. A process's own environments and 
 a worker process are stepped by these functions alike.
 """
 
+import logging
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,11 @@ from planprior.envs.base import (
     Outcome,
     StateError,
     failure,
+    spec_of,
 )
 from planprior.spec import EnvSpec
+
+_LOG = logging.getLogger(__name__)
 
 
 class Rows(NamedTuple):
@@ -81,11 +85,10 @@ def _children(seed: int, count: int) -> list[int]:
 def build_envs(make: EnvMaker, seeds: Sequence[int]) -> list[Env]:
     """Build one environment per seed and check that they are of one kind."""
     envs = [_build(make, seed) for seed in seeds]
+    spec = spec_of(envs[0])
     for env in envs:
-        if env.spec != envs[0].spec:
-            raise EnvError(
-                f"environments of one pool differ: {env.spec} and {envs[0].spec}"
-            )
+        if spec_of(env) != spec:
+            raise EnvError(f"environments of one pool differ: {env.spec} and {spec}")
     return envs
 
 
@@ -96,6 +99,23 @@ def _build(make: EnvMaker, seed: int) -> Env:
         raise
     except Exception as error:
         raise failure("building an environment", error) from error
+
+
+def close_all(held: Sequence[Any], name: str) -> None:
+    """Close each, whatever becomes of the others; what goes wrong is only told.
+
+    Nothing depends on them any more, and it may be an error that led here, which must
+    not be hidden by another.
+
+    Args:
+        held: What to close.
+        name: Of which task it is.
+    """
+    for one in held:
+        try:
+            one.close()
+        except Exception as error:
+            _LOG.warning("%s", failure(f"closing an environment of {name}", error))
 
 
 def reset_rows(

@@ -148,8 +148,8 @@ class Actions:
             i = int(bounded.argmin())
             raise EnvError(
                 f"action {i} of {task} lies in [{self.low[i]:g}, {self.high[i]:g}]; "
-                "bounds must be finite, as gymnasium.wrappers.ClipAction or a Box of "
-                "your own can make them"
+                "bounds must be finite: give it an action_space of finite bounds, for "
+                "instance by gymnasium.wrappers.TransformAction"
             )
         if not (self.low < self.high).all():
             i = int((self.low < self.high).argmin())
@@ -162,4 +162,4 @@ class Actions:
         """Return the action of the space for one in [−1, 1], [..., A]."""
         scaled = self._centre + self._half_range * action.astype(np.float64)
         scaled = np.clip(scaled.astype(self._dtype), self._least, self._most)
-        return scaled.reshape(*action.shape[:-1], *self._shape)
+        return scaled.reshape((*action.shape[:-1], *self._shape))

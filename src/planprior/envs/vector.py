@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from planprior.envs.base import EnvError, failure
-from planprior.envs.gym import episode_steps, time_limit
+from planprior.envs.base import Env, EnvError, Outcome, failure
+from planprior.envs.gym import episode_steps, resized, seconds_a_step, time_limit
 from planprior.envs.options import TaskOptions
 from planprior.envs.pool import Pool
-from planprior.envs.rows import Rows, row_layout
+from planprior.envs.rows import Rows, close_all, row_layout
 from planprior.envs.spaces import Actions, Observations
 from planprior.spec import EnvSpec
 
@@ -146,7 +146,40 @@ class VectorPool(Pool):
         return self.observations.flatten_all(observation, (self.num_envs,))
 
     def _close(self) -> None:
-        self.env.close()
+        close_all([self.env], self.spec.name)
+
+
+class Single(Env):
+    """One environment of a function that makes several, e.g. to film or control it."""
+
+    def __init__(self, pool: VectorPool) -> None:
+        """Take over a pool of one."""
+        self._pool, self.spec = pool, pool.spec
+        inner = getattr(pool.env.unwrapped, "envs", None) or [pool.env]
+        self.step_seconds = seconds_a_step(inner[0])
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start an episode, wherever the last one is."""
+        return self._pool.reset(seed)[0]
+
+    def step(self, action: np.ndarray) -> Outcome:
+        """Do the action."""
+        step = self._pool.step(np.asarray(action)[None])
+        flags = (bool(step.terminated[0]), bool(step.truncated[0]))
+        return Outcome(step.observation[0], float(step.reward[0]), *flags)
+
+    def render(self, height: int = 240, width: int = 320) -> np.ndarray:
+        """Return a picture, as far as the vector environment draws its own."""
+        with _Telling(self.spec.name):
+            pictures = self._pool.env.render()
+        picture = np.asarray(pictures[0] if pictures is not None else None)
+        if picture.ndim != 3:
+            return super().render(height, width)
+        return resized(picture, height, width)
+
+    def close(self) -> None:
+        """Close the pool."""
+        self._pool.close()
 
 
 class _Telling:

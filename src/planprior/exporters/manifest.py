@@ -23,6 +23,7 @@ from planprior.actor import CanAct
 from planprior.checkpoint import CheckpointError
 from planprior.exporters import onnx_file, programs, stablehlo
 from planprior.exporters.programs import Program
+from planprior.mapping import exact
 
 FORMAT = 1
 NAME = "runtimes.json"
@@ -125,8 +126,9 @@ def _stablehlo(name: str, program: Program, platforms: tuple[str, ...]) -> Made:
     written = stablehlo.write(program, platforms)
     inputs = program.example()
     outputs = program.run(inputs)
-    if stablehlo.is_here(platforms):
-        found = stablehlo.run(written, list(inputs.values()))
+    device = stablehlo.device_for(platforms)
+    if device is not None:
+        found = stablehlo.run(written, list(inputs.values()), device)
         _compare(name, found, list(outputs.values()), stablehlo.CLOSE)
     about = stablehlo.about(written) | _described(program, inputs, outputs)
     return Made(written, about)
@@ -139,7 +141,7 @@ def _onnx(agent: CanAct, policy: Program) -> Made:
     drawn = np.random.default_rng(1).normal(size=(64, agent.spec.observation_dim))
     scales = np.repeat(np.array([0.1, 1, 10, 100], np.float32), 16)[:, None]
     seen = np.vstack([drawn.astype(np.float32) * scales, example["observation"]])
-    expected = np.asarray(jax.jit(jax.vmap(policy.call))(seen)[0])
+    expected = np.asarray(jax.jit(jax.vmap(exact(policy.call)))(seen)[0])
     _compare(ONNX, [onnx_file.run(written, seen)], [expected], onnx_file.CLOSE)
     described = _described(policy, example, {"action": expected[-1]})
     return Made(written, onnx_file.about() | _batched(described))

@@ -1,5 +1,6 @@
 """Programs as StableHLO, in the container of `jax.export`."""
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
@@ -47,16 +48,19 @@ def write(program: Program, platforms: Sequence[str]) -> bytes:
     return bytes(exported.serialize())
 
 
-def run(written: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def run(written: bytes, inputs: Sequence[np.ndarray], device: Any) -> list[np.ndarray]:
     """Load a program as a stranger would, and call it."""
     loaded = export.deserialize(bytearray(written))
-    return [np.asarray(output) for output in jax.jit(loaded.call)(*inputs)]
+    with jax.default_device(device):
+        return [np.asarray(output) for output in jax.jit(loaded.call)(*inputs)]
 
 
-def is_here(platforms: Sequence[str]) -> bool:
-    """Return whether this machine can run what is for these platforms."""
-    here = jax.default_backend()
-    return any(here in (p, {"cuda": "gpu", "rocm": "gpu"}.get(p)) for p in platforms)
+def device_for(platforms: Sequence[str]) -> Any | None:
+    """A device of this machine that runs what is for these platforms, if there is."""
+    for platform in platforms:
+        with contextlib.suppress(RuntimeError):  # no such device
+            return jax.local_devices(backend=platform)[0]
+    return None
 
 
 def about(written: bytes) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
-    # Empty: its entries follow, as those of a dictionary do.
-    "collections.OrderedDict": dict,
+    # Empty, and called with nothing: its entries follow, as those of a dictionary do.
+    "collections.OrderedDict": lambda: {},
     "torch._utils._rebuild_meta_tensor_no_storage": lambda *_: META,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_tensor_v2": _tensor,
