@@ -7,6 +7,7 @@ replaced, unless they go further than the new ones; all others stay.
 """
 
 import argparse
+import collections
 import csv
 import json
 import os
@@ -55,7 +56,7 @@ def how_made(config: dict, machine: dict) -> dict[str, str]:
     train = config["train"]
     versions = machine.get("versions", {})
     made = {
-        "task": config["spec"]["name"].partition(":")[2],
+        "task": results.plain_task(config["spec"]["name"]),
         "method": train["method"],
         "size": config["size"],
         "settings": results.settings_text(train),
@@ -121,8 +122,16 @@ def merge(old: list[dict[str, str]], new: list[dict[str, str]]) -> list[dict[str
     """Old rows, but those of runs that are among the new ones; sorted.
 
     Raises:
-        ValueError: A run in the table goes further than the one to replace it.
+        ValueError: A run in the table goes further than the one to replace it, or is
+            twice among the new ones.
     """
+    steps_of = collections.Counter((key(row), row["env_steps"]) for row in new)
+    (run, _), count = next(iter(steps_of.most_common(1)), (((), ""), 0))
+    if count > 1:
+        raise ValueError(
+            f"{' '.join(filter(None, run))} is in {count} of the folders: a table has "
+            "room for one such run"
+        )
     before, replaced = furthest(old), furthest(new)
     for run, steps in replaced.items():
         if steps < before.get(run, 0):

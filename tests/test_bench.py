@@ -192,6 +192,27 @@ def test_the_whole_counts_env_steps(subject, monkeypatch):
     assert whole.shares["plan"] > 0 and whole.shares["env"] > 0
 
 
+@pytest.mark.parametrize(
+    ("rate", "steps", "made"), [(0.25, 8, 2), (1.0, 5, 5), (1.5, 4, 6), (2.5, 4, 10)]
+)
+def test_the_whole_learns_as_often_as_a_training(rate, steps, made):
+    train = experiment.TrainConfig(
+        task="toys:aim", method="tdmpc2", size="tiny", settings=TINY,
+        updates_per_step=rate,
+    )  # fmt: skip
+    resolved = experiment.resolve(train, SIZES, accelerator=False)
+    subject = benchmark.Subject(resolved, members=1, updates=max(1, int(rate)))
+    subject.loop(benchmark.idle_pool(SIZES, 1), steps, benchmark.Shares())
+    assert subject._count == made
+
+
+def test_environments_that_take_no_time_keep_the_time_limit():
+    pool = benchmark.idle_pool(SIZES, 2)
+    pool.reset()
+    ended = [pool.step(np.zeros((2, 1))).truncated for _ in range(25)]
+    assert [i for i, both in enumerate(ended, 1) if both.all()] == [10, 20]
+
+
 def test_peak_is_operations_over_time():
     rate = benchmark.matmul_peak([64], seconds=0.05)
     assert 1e6 < rate < 1e15

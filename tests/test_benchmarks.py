@@ -186,6 +186,14 @@ def test_rows_of_a_run_are_replaced_and_all_others_stay(tmp_path, monkeypatch):
     assert steps == {"bmpc": ["0", "100", "200", "300"], "pompc": ["0", "100", "200"]}
 
 
+def test_two_folders_of_one_run_are_refused(tmp_path, monkeypatch, capsys):
+    a, b = (write_run(tmp_path / name, (0,), method="bmpc") for name in "ab")
+    with pytest.raises(SystemExit):
+        run_collect(monkeypatch, a, b, "--table", tmp_path / "table.csv")
+    assert "is in 2 of the folders: a table has room for one" in capsys.readouterr().err
+    assert not (tmp_path / "table.csv").exists()
+
+
 def test_a_run_that_goes_further_is_not_replaced(tmp_path, monkeypatch, capsys):
     table = tmp_path / "table.csv"
     whole = write_run(tmp_path / "a", (0,), method="bmpc", steps=(0, 100, 200))

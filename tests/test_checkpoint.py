@@ -562,6 +562,22 @@ def test_where_the_best_are_damaged_another_one_is_found(tmp_path: Path) -> None
     assert find_checkpoint(tmp_path, "best") == checkpoints.path(2)
 
 
+def test_hidden_files_of_others_do_not_keep_a_step_from_being_written(
+    tmp_path: Path,
+) -> None:
+    checkpoints = fill(tmp_path, {1: None})
+    (checkpoints.path(1) / ".ipynb_checkpoints").mkdir()
+    fill(tmp_path, {1: None})
+    assert not (checkpoints.path(1) / ".ipynb_checkpoints").exists()
+    # A folder that someone else has named may be a repository.
+    save(tmp_path / "agent", {"agent": LIKE["agent"]})
+    (tmp_path / "agent/.git").mkdir()
+    with pytest.raises(
+        CheckpointError, match=r"it holds \.git\) and is not overwritte"
+    ):
+        save(tmp_path / "agent", {"agent": LIKE["agent"]})
+
+
 def test_when_all_are_damaged_nothing_starts_anew(tmp_path: Path) -> None:
     checkpoints = fill(tmp_path, {1: None})
     (checkpoints.path(1) / "meta.json").unlink()

@@ -165,6 +165,13 @@ def test_help_is_for_newcomers(monkeypatch, capsys):
     assert "train" in out and "eval" in out and "list" in out
 
 
+def test_names_of_settings_are_never_cut_off(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run(monkeypatch, capsys, "list", "settings")
+    for name in ("reanalysis.log_std_min", "reanalysis.log_std_max", "encoder_layers"):
+        assert f"{name} " in out
+
+
 @pytest.mark.parametrize(
     ("command", "name", "words"),
     [

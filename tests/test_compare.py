@@ -79,6 +79,9 @@ def test_a_seed_that_ends_early_is_named(tmp_path):
     told = "budgets end at 100 env steps, where seed 7 ends; others go on to 300"
     assert comparison.cut_short(runs) == told
     assert comparison.cut_short(runs[:1]) == ""
+    assert comparison.cut_short(runs, "the curve ends").startswith(
+        "the curve ends at 100"
+    )
 
 
 def test_returns_and_success_rates_share_no_axis(tmp_path):

@@ -198,6 +198,7 @@ OTHERS = {
     "size": "5",
     "spec": {"observation_dim": 4},
     "agent": {"horizon": 3},
+    "hypers": {"discount": 0.1},
 }
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import toys
-from planprior import checkpoint, launch, training
+from planprior import checkpoint, launch, run_files, training
 from planprior.acting import Agent, Which
 from planprior.checkpoint import CheckpointError, Checkpoints
 from planprior.envs.base import EnvError
@@ -139,6 +140,20 @@ def test_one_is_taken_out_by_number_or_by_what_tells_it_apart(together):
         with pytest.raises(CheckpointError, match=f"fits {count} of the 4") as error:
             Agent.load(folder, member=wanted)
         assert "3: seed=5, prior_weight=1" in str(error.value)
+
+
+def test_an_infinite_number_can_be_swept(tmp_path):
+    """JSON has none: it is kept as a text, and as null in the log."""
+    norms, folder = (20.0, math.inf), tmp_path / "run"
+    train(folder, steps=80, settings=SETTINGS | {"max_grad_norm": norms})
+    for index, norm in enumerate(norms):
+        agent = Agent.load(folder, member={"max_grad_norm": norm})
+        assert agent.info["member"] == index
+        assert agent.info["max_grad_norm"] == agent.hypers.max_grad_norm == norm
+    with pytest.raises(CheckpointError, match=r"fits 2 of the 2 .*max_grad_norm=inf"):
+        Agent.load(folder, member={"seed": 0})
+    runs = run_files.read([folder])
+    assert len(runs) == 2 and all(len(run_files.read_log(r)["step"]) for r in runs)
 
 
 def test_another_sweep_on_the_same_folder_is_refused(together):

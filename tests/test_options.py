@@ -70,6 +70,8 @@ def test_tdmpc2_names_lead_to_settings(name):
         ({"kind": "q"}, "setting 'kind' is ambiguous; it must be critic.kind or prior"),
         ({"horizon": "three"}, "horizon is 'three'; it must be a whole number"),
         ({"horizon": 2.5}, "horizon is 2.5; it must be a whole number"),
+        ({"reanalysis": "inf"}, "interval is 'inf'; it must be a whole number"),
+        ({"batch_size": "1e400"}, "batch_size is '1e400'; it must be a whole number"),
         ({"lr": "fast"}, "learning_rate is 'fast'; it must be a number"),
         ({"prior.adaptive": "maybe"}, "adaptive is 'maybe'; it must be true or false"),
         ({"critic": "vv"}, "critic.kind is 'vv'; it must be one of q, v"),
@@ -243,6 +245,11 @@ WRONG = [
     ({"eval_every": 2.5}, "eval_every is 2.5; it must be a whole number"),
     ({"init_from": 3}, "init_from is 3; it must be a text"),
     ({"pool": "x"}, "pool is 'x'; it must be one of 'envpool'"),
+    ({"steps": 2**31}, f"steps is {2**31}; it must be at most {2**31 - 1}"),
+    (
+        {"prior_weight": 10**400},
+        f"prior_weight is {10**400}; it must be a number, or several",
+    ),
     ({"prior_weight": True}, "prior_weight is True; it must be a number, or several"),
     ({"lam": (1.0, "x")}, "lam is (1.0, 'x'); it must be a number, or several"),
     ({"settings": None}, "settings is None; it must be values by name"),
@@ -294,6 +301,13 @@ def test_what_is_left_open_is_decided():
     assert made.seed_decisions == 1000  # max(1000, 5 · 100)
     assert made.eval_every == 10_000
     assert made.capacity == 50_000 + 500 + 2  # decisions, one more row per episode
+    ends = dataclasses.replace(SPEC, can_terminate=True)
+    made = resolve(TrainConfig(task="x"), ends, accelerator=False)
+    # Episodes may be of one decision, whose end is stored for a whole slice.
+    assert made.capacity == 50_000 * (1 + made.config.horizon) + 2
+    told = {"terminations": "masked"}
+    made = resolve(TrainConfig(task="x", settings=told), ends, accelerator=False)
+    assert made.capacity == 50_000 * 2 + 2
     assert resolve(TrainConfig(task="x"), SPEC, accelerator=True).size == "5"
 
 

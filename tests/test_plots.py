@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from command_line import run
-from planprior import figures, places, plots, results, run_plots
+from planprior import figures, places, plots, report, results, run_plots
 from results_files import begin_run, write_run, write_sweeps, write_table, write_values
 from scripts import load
 
@@ -372,3 +372,30 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys, folder)
     monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
     status, _, err = run(monkeypatch, capsys, "plot", folder)
     assert status == 1 and "pip install 'planprior[plot]'" in err
+
+
+def test_a_source_in_the_label_does_not_hide_the_times(tmp_path):
+    table = tmp_path / "mine.csv"
+    rows = [f"{step},{step},0,lab,{step / 10}" for step in (10, 20)]
+    head = "step,episode_reward,seed,source,seconds"
+    table.write_text("\n".join([head, *rows]) + "\n")
+    runs = results.read([table], task="walker-walk")
+    [((task, label), of)] = results.groups(runs).items()
+    figure = plots.wall_clock({task: {label: of}})
+    assert len(figure.axes[0].lines) == 1
+
+
+def test_seeds_that_end_early_are_told_of(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "a", (0,), steps=(0, 100))
+    write_run(tmp_path / "b", (1,), steps=(0, 100, 200))
+    output = tmp_path / "[x]y.png"
+    status, out, err = run(monkeypatch, capsys, "plot", tmp_path, "--output", output)
+    assert status == 0 and "[x]y.png" in out
+    assert (
+        "the curve ends at 100 env steps, where seed 0 ends; others go on to 200" in err
+    )
+    page = report.page(results.read([tmp_path]))
+    assert "the curve ends at 100 env steps" in page
+    arguments = ("plot", tmp_path, "--kind", "sweep", "--budgets", "0")
+    status, _, err = run(monkeypatch, capsys, *arguments)
+    assert status and "budgets is (0,); each must be at least 1" in err

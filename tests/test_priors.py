@@ -1,6 +1,7 @@
 """Priors and divergences: whatever is registered is tested here."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +210,24 @@ def test_every_method_keeps_the_rules(name):
 def test_bounds_of_log_std_are_in_order(part, low):
     with pytest.raises(ValueError, match=f"log_std_max is -11.0; .*above .* = {low}"):
         change(method("tdmpc2")[0], part, log_std_max=-11.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "most"),
+    [
+        ("network", "symlog_max", math.inf, 80),
+        ("network", "symlog_max", 500.0, 80),
+        ("network", "symlog_min", -math.inf, 80),
+        ("policy", "log_std_min", -math.inf, 40),
+        ("prior", "log_std_max", math.inf, 40),
+        ("reanalysis", "log_std_max", 100.0, 40),
+    ],
+)
+def test_what_exp_is_taken_of_has_bounds(part, name, value, most):
+    with pytest.raises(
+        ValueError, match=rf"{name} is {value}; .* in \[-{most}, {most}\]"
+    ):
+        change(method("pompc")[0], part, **{name: value})
 
 
 def test_bounds_of_the_planners_std_are_in_order():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from planprior import published_curves, results, run_files
+from planprior.envs import registry
 from planprior.experiment import TrainConfig
 from planprior.results import ResultsError
 from planprior.tables import jsonl_parts
@@ -421,3 +422,46 @@ def test_the_packaged_table_is_what_full_curves_say(tmp_path):
     runs = results.published_runs(folder, "humanoid-walk")
     own = [r for r in runs if r.method == "TD-MPC2"]
     assert {r.details["source"] for r in own} == {"tdmpc2"} and len(own) == 3
+
+
+def test_functions_of_several_modules_are_several_tasks():
+    assert results.plain_task("dm_control:dog-run") == "dog-run"
+    assert results.plain_task("gym:my_package:MyEnv-v0") == "my_package:MyEnv-v0"
+    for task in ("mod_a:make_env", "mod_b:make_env", "dog-run"):
+        assert results.plain_task(task) == task
+
+
+def test_all_suites_are_left_out_of_a_tasks_name():
+    assert set(run_files.SUITES) == set(registry.suites())
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "-0.1", "1.5"])
+def test_a_weight_that_is_none_is_one_sentence(tmp_path, weight):
+    table = tmp_path / "mine.csv"
+    rows = f"step,episode_reward,seed,prior_weight\n10,1,0,{weight}\n"
+    table.write_text(rows)
+    sentence = rf"prior_weight is '{weight}'; it must be in \[0, 1\], or left out"
+    with pytest.raises(ResultsError, match=sentence):
+        results.read([table], task="dog-run")
+
+
+def test_values_are_of_the_member_that_has_what_is_swept(tmp_path):
+    folder = tmp_path / "run"
+    write_run(folder)
+    rows = (folder / "eval.csv").read_text().splitlines()
+    rows = [f"{rows[0]},temperature"] + [
+        f"{row},{x}" for row in rows[1:] for x in (0.5, 1.0)
+    ]
+    (folder / "eval.csv").write_text("\n".join(rows) + "\n")
+    values = (
+        "step,seed,prior_weight,temperature,predicted,achieved\n200,0,0.5,1.0,3,4\n"
+    )
+    (folder / "values.csv").write_text(values)
+    found = {
+        run.details["swept"]: results.read_values(run) for run in results.read([folder])
+    }
+    assert found["temperature=0.5"] == {}
+    assert found["temperature=1.0"]["achieved"] == [4]
+    # One of before, which does not say of whom it is.
+    (folder / "values.csv").write_text(values.replace(",temperature", ",other"))
+    assert not any(map(results.read_values, results.read([folder])))

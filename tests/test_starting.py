@@ -102,3 +102,4 @@ def test_networks_of_other_sizes_are_refused(tmp_path):
     wide = TINY | {"network.mlp_dim": 24}
     with pytest.raises(ValueError, match=r"network\.mlp_dim is 16; it is 24 here"):
         train(tmp_path / "run", init_from=str(KEPT), settings=wide)
+    assert not (tmp_path / "run/config.json").exists()

@@ -666,3 +666,23 @@ def test_killed_and_repeated_it_goes_on(tmp_path):
             assert process.returncode == 128 + number, output
             assert "the same command goes on from there" in output
     assert Agent.load(folder, checkpoint="latest").act(np.zeros(3)).shape == (1,)
+
+
+def test_brackets_in_a_sentence_are_no_markup(tmp_path, monkeypatch):
+    """What a failing sink says, and the folder's name, may hold any."""
+
+    class Failing:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def write(self, kind, row):
+            raise OSError("cannot reach [/api/v1]")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(launch, "TensorBoard", Failing)
+    result, screen = train(tmp_path / "[a=1]x", steps=60, tensorboard=True)
+    assert result.finished
+    assert "Failing failed and is left out: cannot reach [/api/v1]" in told(screen)
+    assert "[a=1]x" in told(screen)

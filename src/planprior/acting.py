@@ -254,6 +254,7 @@ def load_population(
     info = checkpoint.read_meta(folder)
     info.pop("replay", None)  # which an agent does not need
     try:
+        info["members"] = [settings.with_infinities(m) for m in info["members"]]
         if info.get("format") != FORMAT:
             raise ValueError(f"its format is {info.get('format')!r}, not {FORMAT}")
         spec = EnvSpec(**info["spec"])

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -103,14 +104,19 @@ class Idle(Env):
         rng = np.random.default_rng(0)
         observation = rng.normal(size=spec.observation_dim).astype(np.float32)
         self._outcome = Outcome(observation, 0.5, False, False)
+        self._last = self._outcome._replace(truncated=True)
+        self._steps = 0
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """What it always shows."""
+        self._steps = 0
         return self._outcome.observation
 
     def step(self, action: np.ndarray) -> Outcome:
-        """The same answer again."""
-        return self._outcome
+        """The same answer again, until the time limit."""
+        self._steps += 1
+        over = self._steps >= self.spec.episode_length
+        return self._last if over else self._outcome
 
 
 def idle_pool(spec: EnvSpec, num_envs: int) -> Pool:
@@ -124,6 +130,7 @@ class Subject:
     Attributes:
         population: The population.
         updates: Gradient steps that are one call.
+        rate: Gradient steps per step of a member's environments.
         interval: Gradient steps between two reanalyses; 0 is never.
         parts: Names of its parts.
         programs: Its compiled programs.
@@ -147,6 +154,8 @@ class Subject:
             capacity=2 * ROWS * train.num_envs,
         )
         self.updates, self._count = updates, 0
+        # Gradient steps a decision of all environments; what a call lacks comes later.
+        self.rate = train.num_envs * exact(train.updates_per_step)
         self.interval = experiment.config.reanalysis.interval
         self.parts = (*PARTS, *(["reanalyse"] if self.interval else []))
         self._pool = idle_pool(experiment.spec, members * train.num_envs)
@@ -213,6 +222,17 @@ class Subject:
         np.asarray(self._decision.for_host + 0)
         self._seen = jax.block_until_ready(self.population.seen(self._answer))
 
+    def _learn(self) -> Any:
+        """One call of the updates, plans renewed before it where they are due."""
+        population = self.population
+        if renews(self._count, self.interval, self.updates):
+            self.replay = population.reanalyse(self.agents, self.replay, self._count)
+        self.agents, metrics = population.update(
+            self.agents, self.replay, self._count, num_updates=self.updates
+        )
+        self._count += self.updates
+        return metrics
+
     def loop(self, pool: Pool, decisions: int, shares: Shares) -> None:
         """Train for some decisions, with the environments beside the updates.
 
@@ -224,18 +244,16 @@ class Subject:
         seen = pool.reset(0).reshape(*shape, -1)
         reset, warm_start = np.ones(shape, bool), population.cold_start()
         metrics: Any = ()
+        due = Fraction(0)
         for step in range(decisions):
             with shares.section("plan"):
                 decision, _ = population.act(self.agents, seen, warm_start, reset, step)
             with shares.section("update"):
                 jax.block_until_ready(metrics)
-                if renews(self._count, self.interval, self.updates):
-                    self.replay = population.reanalyse(
-                        self.agents, self.replay, self._count
-                    )
-                self.agents, metrics = population.update(
-                    self.agents, self.replay, self._count, num_updates=self.updates
-                )
+                due += self.rate
+                while due >= self.updates:
+                    metrics = self._learn()
+                    due -= self.updates
             with shares.section("plan"):
                 action, _ = population.fetch(decision)
             with shares.section("env"):
@@ -244,7 +262,6 @@ class Subject:
                 answer = population.seen(outcome)
             with shares.section("store"):
                 self.replay = population.add(self.replay, decision, answer, self._count)
-            self._count += self.updates
             warm_start = decision.warm_start
             seen, reset = answer.reset_observation, answer.begun
         with shares.section("update"):

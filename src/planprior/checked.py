@@ -62,8 +62,14 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def is_real(value: object) -> bool:
-    """Whether it is a number, which `True` is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number, which `True` is not, nor one that no float reaches."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 KINDS: dict[object, tuple[Callable[[object], bool], str]] = {
@@ -115,6 +121,13 @@ class Checked:
             value = getattr(self, name)
             allowed = f"at most {most}"
             require(value <= most, type(self).__name__, name, value, allowed)
+
+    def within(self, most: float, *names: str) -> None:
+        """Check that the named fields are in [−most, most]."""
+        for name in names:
+            value = getattr(self, name)
+            allowed = f"in [{-most:g}, {most:g}]"
+            require(-most <= value <= most, type(self).__name__, name, value, allowed)
 
     def in_order(self, lower: str, upper: str) -> None:
         """Check that one field is below another."""

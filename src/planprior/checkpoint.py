@@ -161,7 +161,10 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
         number = self._score(step) if score is None else float(score)
         kept = number if math.isfinite(number) else None
-        save(self.path(step), groups, {**(meta or {}), "step": step, "score": kept})
+        meta = {**(meta or {}), "step": step, "score": kept}
+        # Who looks into the folder may leave hidden files there: Jupyter's, macOS's.
+        hidden = [entry.name for entry in self.path(step).glob(".*")]
+        save(self.path(step), groups, meta, added=hidden)
         self._prune(step)
         return self.path(step)
 

@@ -284,14 +284,19 @@ def common_budgets(ours: Curve, theirs: Curve) -> list[float]:
     return known[-MOST_BUDGETS:]
 
 
-def cut_short(runs: Sequence[Run]) -> str:
-    """A sentence where a seed ends before others, and with it the curve; or nothing."""
+def cut_short(runs: Sequence[Run], what: str = "budgets end") -> str:
+    """A sentence where a seed ends before others, and with it the curve; or nothing.
+
+    Args:
+        runs: The seeds.
+        what: What ends there, with its verb.
+    """
     ends = sorted((float(run.env_steps[-1]), run.seed) for run in runs)
     (first, seed), (last, _) = ends[0], ends[-1]
     if first == last:
         return ""
     return (
-        f"budgets end at {first:,.0f} env steps, where seed {seed} ends; others go on "
+        f"{what} at {first:,.0f} env steps, where seed {seed} ends; others go on "
         f"to {last:,.0f}"
     )
 

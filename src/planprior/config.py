@@ -56,6 +56,8 @@ class NetworkConfig(Checked):
         allowed = f"a positive multiple of simnorm_dim = {groups}"
         require(whole_groups, owner, "latent_dim", self.latent_dim, allowed)
         self.in_order("symlog_min", "symlog_max")
+        # exp of the ends, which are symlogs, must be a float32.
+        self.within(80.0, "symlog_min", "symlog_max")
         fits = 0 <= self.dropout <= MOST_DROPOUT
         require(fits, owner, "dropout", self.dropout, "in [0, 1 − 2⁻¹⁶]")
 
@@ -116,6 +118,7 @@ class PolicyConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.in_order("log_std_min", "log_std_max")
+        self.within(40.0, "log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ class PriorConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.in_order("log_std_min", "log_std_max")
+        self.within(40.0, "log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ class ReanalysisConfig(Checked):
         self.at_least(0, "interval", "num_samples", "iterations")
         self.at_least(1, "num_slices")
         self.in_order("log_std_min", "log_std_max")
+        self.within(40.0, "log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)

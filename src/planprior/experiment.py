@@ -40,6 +40,9 @@ FREE = (
 MOST_ENVS = 100_000
 """Environments of a member, at most: even so many take gigabytes to build."""
 
+MOST_STEPS = 2**31 - 1
+"""What counters hold."""
+
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
@@ -135,6 +138,7 @@ class TrainConfig(Checked):
         self.at_least(1, "steps", "num_envs", "buffer_size", "eval_episodes")
         self.at_least(1, "log_every")
         self.at_most(MOST_ENVS, "num_envs", "eval_episodes")
+        self.at_most(MOST_STEPS, "steps")
         for name in ("seed_steps", "eval_every"):
             value = getattr(self, name)
             holds = value is None or value >= 1
@@ -284,12 +288,12 @@ def resolve(
     size = find(sizes, train.size, "size")
     config, members = _members(train, spec, size, proposed)
     own = settings.parse(train.settings)
-    decisions = math.ceil(train.steps / spec.action_repeat)
-    # An episode of T decisions has T + 1 rows, and a few more where it terminates: then
-    # it may be far shorter than the limit, though hardly shorter than a slice.
+    decisions = -(-train.steps // spec.action_repeat)
+    # An episode of T decisions has T + 1 rows; T + H where its end is learned, and it
+    # may be as short as one decision.
     extra = 1 / spec.episode_length
     if spec.can_terminate:
-        extra = config.horizon / (config.horizon + 1)
+        extra = config.horizon if config.terminations == "learned" else 1
     rows = math.ceil(decisions * (1 + extra)) + 2 * train.num_envs
     # One slice lies within an episode wherever the border of two may be.
     least = train.num_envs * (2 * config.horizon + 1)
@@ -342,7 +346,7 @@ def _seed_decisions(train: TrainConfig, spec: EnvSpec, horizon: int) -> int:
     Of thousands of environments none would have come as far as a slice is long.
     """
     if train.seed_steps is not None:
-        return math.ceil(train.seed_steps / spec.action_repeat)
+        return -(-train.seed_steps // spec.action_repeat)
     return max(1000, 5 * spec.episode_length, train.num_envs * horizon)
 
 

@@ -1,7 +1,8 @@
 """From a `TrainConfig` to a running training: devices, folder, environments, resume."""
 
+import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,9 @@ from planprior.saving import Saving, Start
 from planprior.sinks import Sink, TensorBoard, WeightsAndBiases
 from planprior.sweep import Member
 from planprior.tables import writing
+
+Say = Callable[[str], object]
+"""Shows one sentence."""
 
 MOST_TOLD = 5
 """Differences between two configurations that are named one by one."""
@@ -59,6 +63,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         OutOfMemoryError: Host or device have too little memory.
     """
     console = console or Screen()
+    # As it is: what is in brackets is no markup.
+    say = functools.partial(console.print, soft_wrap=True, markup=False)
     runtime.configure(precision=config.precision)
     with ExitStack() as stack:
         # First of all: an interrupt within a callback of JAX's would be swallowed.
@@ -78,11 +84,12 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         stored = _stored(folder, experiment)
         population = _population(experiment)
         need = _need(experiment, population, pool)
-        _introduce(experiment, population, need, pool, console)
+        _introduce(experiment, population, need, pool, say)
         _check_memory(population, need)
-        _write_config(folder, stored)
-        saving = Saving(folder, checkpoint_meta(experiment), warn=console.print)
+        saving = Saving(folder, checkpoint_meta(experiment), warn=say)
         start = saving.latest()
+        source = None if start else _source(config.init_from, population)
+        _write_config(folder, stored)
         if start is not None:
             _note_resumption(folder, stored, start.step)
         others = [seed + 1 for seed in seeds]
@@ -90,17 +97,17 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
             evaluation_pool = stack.enter_context(
                 _pool(config, config.eval_episodes, others)
             )
-        with _folder(experiment, start, console) as (run, progress):
-            _tell_start(start, console)
+        with _folder(experiment, start, console, say) as (run, progress):
+            _tell_start(start, say)
             tools = pool, evaluation_pool, run, saving, progress, stop
             training = _training(experiment, population, *tools)
             if start is not None:
                 training.restore(start)
-            elif config.init_from:
-                _begin_from(config.init_from, training, console)
+            elif source is not None:
+                _begin_from(source, config.init_from, training, say)
             finished = training.run()
         if not finished:
-            _tell_stop(experiment, training.env_steps, console)
+            _tell_stop(experiment, training.env_steps, say)
         return Result(folder, finished, stop.signal)
 
 
@@ -153,7 +160,7 @@ def _write_config(folder: Path, stored: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _folder(
-    experiment: Experiment, start: Start | None, console: Console
+    experiment: Experiment, start: Start | None, console: Console, say: Say
 ) -> Iterator[tuple[RunFolder, Progress]]:
     """Open tables and display."""
     step = start.step if start else 0
@@ -166,7 +173,7 @@ def _folder(
             evaluated_at=start.counters.evaluated_at if start else None,
             frozen=start.counters.frozen.values() if start else (),
             sinks=sinks,
-            warn=console.print,
+            warn=say,
         ) as run,
         Progress(
             experiment.last_step,
@@ -241,17 +248,25 @@ def checkpoint_meta(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _begin_from(path: str, training: Any, console: Console) -> None:
-    """Give a fresh training the networks of another agent, and say how far they fit."""
+def _source(path: str | None, population: Any) -> Any:
+    """The agent whose networks a training is to begin with, if there is one."""
     from planprior import starting
     from planprior.acting import Agent
 
+    if path is None:
+        return None
     source = Agent.load(path)
-    here, there = training.population.config.network, source.config.network
-    starting.check_sizes(here, there, path)
+    starting.check_sizes(population.config.network, source.config.network, path)
+    return source
+
+
+def _begin_from(source: Any, path: str | None, training: Any, say: Say) -> None:
+    """Give a fresh training the networks of another agent, and say how far they fit."""
+    from planprior import starting
+
     agents, taken = starting.take(training.agents, source)
     training.agents = training.population.placement.put(agents)
-    console.print(f"from {path}: {taken.sentence()}", soft_wrap=True, markup=False)
+    say(f"from {path}: {taken.sentence()}")
 
 
 def _need(experiment: Experiment, population: Any, pool: Pool) -> Any:
@@ -272,7 +287,7 @@ def _check_memory(population: Any, need: Any) -> None:
 
 
 def _introduce(
-    experiment: Experiment, population: Any, need: Any, pool: Pool, console: Console
+    experiment: Experiment, population: Any, need: Any, pool: Pool, say: Say
 ) -> None:
     """Say what is about to happen, and what it costs."""
     train, spec = experiment.train, experiment.spec
@@ -307,7 +322,7 @@ def _introduce(
     if len(members) > 1:
         lines += [f"member {i}: {m.describe()}" for i, m in enumerate(members)]
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        say(line)
 
 
 def _describe_loop(train: TrainConfig, num_envs: int, pool: Pool) -> str:
@@ -319,7 +334,7 @@ def _describe_loop(train: TrainConfig, num_envs: int, pool: Pool) -> str:
     return f"{pool.where}, where acting, stepping and learning are one program"
 
 
-def _tell_start(start: Start | None, console: Console) -> None:
+def _tell_start(start: Start | None, say: Say) -> None:
     """Say where a training goes on, if it does."""
     if start is None:
         return
@@ -327,17 +342,16 @@ def _tell_start(start: Start | None, console: Console) -> None:
     frozen = start.counters.frozen.items()
     lines += [f"member {i} stays frozen: {why}" for i, why in frozen]
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        say(line)
 
 
-def _tell_stop(experiment: Experiment, made: int, console: Console) -> None:
+def _tell_stop(experiment: Experiment, made: int, say: Say) -> None:
     """Say where a training was stopped, and what the same command does next."""
     steps = experiment.last_step
     what = "goes on from there" if made < steps else "makes the last evaluation"
-    console.print(
+    say(
         f"stopped and saved at {made} of {steps} env steps in {experiment.run_dir}; "
-        f"the same command {what}",
-        soft_wrap=True,
+        f"the same command {what}"
     )
 
 

@@ -147,7 +147,8 @@ def wall_clock(panels: Mapping[str, Mapping[str, Sequence[Run]]]) -> Any:
     }
     with styled():
         figure, axes = panels_of(len(panels))
-        look, names = looks(label for _, label in curves), _names(curves.values())
+        look = looks(curve.label for curve in curves.values())
+        names = _names(curves.values())
         for ax, task in zip(axes, panels, strict=True):
             shown = {key: c for key, c in curves.items() if key[0] == task}
             for key, curve in shown.items():

@@ -165,7 +165,14 @@ def _figure(figure: Any, caption: str) -> str:
 
 def _summary(groups: _Groups) -> str:
     head = ("task", "method", "seeds", "env steps", "planner", "policy", "hours")
-    return _table(head, [_summary_row(*k, of) for k, of in groups.items()], left=2)
+    rows = [_summary_row(*key, of) for key, of in groups.items()]
+    cuts = [
+        f"{label} on {task}: {cut}"
+        for (task, label), of in groups.items()
+        if (cut := comparison.cut_short(of, "the curve ends"))
+    ]
+    notes = "".join(f'<p class="note">{escape(cut)}.</p>' for cut in cuts)
+    return _table(head, rows, left=2) + notes
 
 
 def _summary_row(task: str, label: str, runs: Sequence[Run]) -> tuple[str, ...]:
@@ -333,7 +340,7 @@ def _configuration(runs: Sequence[Run]) -> str:
             told[at] = f"{start.get('date')}: {start.get('command')}"
         rest = {k: v for k, v in config.items() if k not in ("machine", "resumed")}
         parts.append(
-            f"<details><summary>{escape(folder.name)}</summary>"
+            f"<details><summary>{escape(folder.resolve().name)}</summary>"
             f"<h3>Machine and versions</h3>{_facts(told)}"
             f"<h3>Configuration</h3>{_facts(flattened(rest))}</details>"
         )

@@ -10,6 +10,7 @@ import gzip
 import itertools
 import json
 import logging
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -69,9 +70,19 @@ class ResultsError(ValueError):
     """A file of results that cannot be used, in one sentence."""
 
 
+SUITES = (
+    *("dm_control", "gym", "humanoid_bench", "metaworld", "myosuite", "playground"),
+)
+"""What may stand before a task's name; before others it is a module of the user's."""
+
+
 def plain_task(task: str) -> str:
-    """A task's name without its suite: `dm_control:dog-run` is `dog-run`."""
-    return task.rpartition(":")[2]
+    """A task's name without its suite: `dm_control:dog-run` is `dog-run`.
+
+    `my_module:make_env` stays whole: functions of several modules have one name.
+    """
+    suite, colon, name = task.partition(":")
+    return name if colon and suite in SUITES else task
 
 
 def read(
@@ -289,6 +300,11 @@ def _run(names: dict[str, str], series: Mapping[str, list[float]], path: Path) -
         raise ResultsError(f"{path} does not say of which task it is; give --task")
     text = names.pop("prior_weight", None)
     weight = None if text is None else _as_number(text, "prior_weight", path)
+    if text and weight is not None and not 0 <= weight <= 1:
+        raise ResultsError(
+            f"{path}: prior_weight is {_quoted(text)}; it must be in [0, 1], or left "
+            "out"
+        )
     seed = names.pop("seed", "0")
     steps = np.asarray(series["env_steps"])
     order = np.argsort(steps, kind="stable")
@@ -410,6 +426,10 @@ def read_values(run: Run) -> dict[str, np.ndarray]:
 def _is_member(row: Mapping[str, str], run: Run, path: Path, line: int) -> bool:
     if row.get("seed") != run.seed:
         return False
+    swept = (x.partition("=") for x in run.details.get("swept", "").split())
+    for name, _, value in swept:
+        if not row.get(name) or float(value) != _as_number(row[name], name, path):
+            return False
     if run.prior_weight is None:
         return True
     known = bool(row.get("prior_weight"))
@@ -437,9 +457,14 @@ def _is_of(row: dict[str, Any], run: Run) -> bool:
             return False
     swept = run.details.get("swept", "").split()
     return all(
-        _as_number(value, name, run.path) == row.get(name)
+        _as_number(value, name, run.path) == _logged(row, name)
         for name, _, value in (x.partition("=") for x in swept)
     )
+
+
+def _logged(row: dict[str, Any], name: str) -> Any:
+    """A member's number; JSON has null for an infinite one."""
+    return math.inf if name in row and row[name] is None else row.get(name)
 
 
 def settings_text(train: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ KEPT = 3
 RESUMABLE = 2
 """How many of the last of them keep their replay."""
 
-IDENTITY = ("format", "task", "method", "size", "spec", "agent", "members")
+IDENTITY = ("format", "task", "method", "size", "spec", "agent", "hypers", "members")
 """Parts of a checkpoint's `meta` that must be those of the training."""
 
 

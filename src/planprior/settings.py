@@ -118,7 +118,7 @@ class Setting:
             return str(text)
         try:
             return _PARSERS[self.kind](text)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             allowed = {int: "a whole number", float: "a number", bool: "true or false"}
             raise ValueError(
                 f"{self.name} is {text!r}; it must be {allowed[self.kind]}"
@@ -333,11 +333,16 @@ def without_infinities(value: Any) -> Any:
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
+def with_infinities(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers by name, of which `without_infinities` may have made texts."""
+    found = {name: float(x) for name, x in values.items() if x in ("inf", "-inf")}
+    return {**values, **found}
+
+
 def hypers_from_json(values: Mapping[str, float | str]) -> Hypers:
     """A `Hypers` from its fields, of which some may be texts for infinity.
 
     Raises:
         ValueError: A field is missing or unknown.
     """
-    infinite = {name: float(x) for name, x in values.items() if x in ("inf", "-inf")}
-    return _rebuild(Hypers, {**values, **infinite})
+    return _rebuild(Hypers, with_infinities(values))

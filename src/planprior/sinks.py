@@ -1,7 +1,8 @@
 """Other places for the rows of a run: TensorBoard, Weights & Biases, your own."""
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -42,26 +43,57 @@ class TensorBoard:
             members: Columns that tell the agents apart.
         """
         self._members = tuple(members)
-        self._module: Any = _optional("tensorboardX", "TensorBoard")
+        _optional("tensorboardX", "TensorBoard")
         self._folder = Path(folder)
         # A run that was killed before its first checkpoint begins anew.
         self._purge_step = 0 if resumed_at is None else resumed_at + 1
-        self._writers: dict[str, Any] = {}
+        self._files: dict[str, _EventFile] = {}
 
     def write(self, kind: str, row: Row) -> None:
         """Adds the numbers of a row as scalars."""
         member = _member(row, self._members)
-        if member not in self._writers:
-            self._writers[member] = self._module.SummaryWriter(
-                str(self._folder / member), purge_step=self._purge_step
-            )
-        for name, value in _numbers(row, self._members).items():
-            self._writers[member].add_scalar(f"{kind}/{name}", value, step_of(row))
+        if member not in self._files:
+            folder = self._folder / member
+            self._files[member] = _EventFile(folder, self._purge_step)
+        numbers = _numbers(row, self._members).items()
+        tagged = {f"{kind}/{name}": value for name, value in numbers}
+        self._files[member].write(step_of(row), tagged)
 
     def close(self) -> None:
-        """Writes what is still held back."""
-        for writer in self._writers.values():
-            writer.close()
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+
+
+class _EventFile:
+    """Scalars in TensorBoard's format, written at once.
+
+    `SummaryWriter` leaves that to a thread. After an error there, of a full disk for
+    instance, nobody empties its queue, and whoever adds to it waits for ever.
+    """
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        events = import_module("tensorboardX.event_file_writer")
+        self._event = import_module("tensorboardX.proto.event_pb2")
+        self._summary = import_module("tensorboardX.proto.summary_pb2").Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = events.EventsWriter(str(folder / "events"))
+        # Hides what is there of this step or a later one.
+        start = self._event.SessionLog(status=self._event.SessionLog.START)
+        self._append(purge_step, session_log=start)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        value = self._summary.Value
+        values = [value(tag=tag, simple_value=x) for tag, x in scalars.items()]
+        self._append(step, summary=self._summary(value=values))
+
+    def _append(self, step: int, **what: Any) -> None:
+        event = self._event.Event(wall_time=time.time(), step=step, **what)
+        self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class WeightsAndBiases:
@@ -89,16 +121,23 @@ class WeightsAndBiases:
         self._members = tuple(members)
         module: Any = _optional("wandb", "Weights & Biases")
         folder = Path(folder).resolve()
-        self._run = module.init(
-            project=project,
-            name=folder.name,
-            id=hashlib.sha256(f"{folder} {began}".encode()).hexdigest()[:16],
-            dir=str(folder),
-            config=dict(config),
-            resume="allow",
-        )
-        # W&B drops rows whose step is behind its own counter, as ours is on resuming.
-        self._run.define_metric("*", step_metric="step")
+        try:
+            self._run = module.init(
+                project=project,
+                name=folder.name,
+                id=hashlib.sha256(f"{folder} {began}".encode()).hexdigest()[:16],
+                dir=str(folder),
+                config=dict(config),
+                resume="allow",
+            )
+            # W&B drops rows whose step is behind its own counter, as on resuming.
+            self._run.define_metric("*", step_metric="step")
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"wandb is {project!r}, but Weights & Biases does not start: {reason}; "
+                "mend it, set WANDB_MODE=offline, or leave --wandb out"
+            ) from error
 
     def write(self, kind: str, row: Row) -> None:
         """Sends the numbers of a row."""
@@ -116,9 +155,10 @@ class WeightsAndBiases:
 def _optional(package: str, what: str) -> Any:
     try:
         return import_module(package)
-    except ImportError:
+    except ImportError as error:
+        missing = "is not installed" if error.name == package else f"fails: {error}"
         raise ImportError(
-            f"{what} needs the package {package}, which is not installed; "
+            f"{what} needs the package {package}, which {missing}; "
             f"pip install {package}"
         ) from None
 

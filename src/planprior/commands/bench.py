@@ -116,7 +116,7 @@ def run(options: Bench) -> int:
     )
     resolved = experiment.resolve(train, spec, accelerator=on_accelerator())
     make_pool, why = _simulator(options, train)
-    console = Console(highlight=False, stderr=options.json)
+    console = Console(highlight=False, markup=False, stderr=options.json)
     peak, results = benchmark.run(
         resolved, options.members, repeats=options.repeats, make_pool=make_pool
     )

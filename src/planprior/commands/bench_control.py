@@ -93,7 +93,7 @@ COLUMNS = (
 
 
 def _tell(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in COLUMNS:
         table.add_column(column, justify="right")

@@ -33,7 +33,7 @@ class Compare:
         budgets: Environment steps to compare at; a few round ones by default.
         published: Folder with full published curves, instead of the package's table.
         output: Write a figure to this file (.png, .svg or .pdf).
-        json: Print one JSON object and nothing else.
+        json: Print a JSON array, of one object a comparison, and nothing else.
     """
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="[PATH [PATH ...]]")]

@@ -1,5 +1,6 @@
 """`planprior eval`: play episodes with a trained agent, and film one."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -140,7 +141,7 @@ def _tell(told: dict[str, Any], experience: str, options: Eval) -> None:
     if options.json:
         print(as_json(told))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     over = "1 episode"
     if "low" in told:
         ends = f"95 % interval {told['low']:.1f} to {told['high']:.1f}"
@@ -168,10 +169,14 @@ def _tell(told: dict[str, Any], experience: str, options: Eval) -> None:
 def _values(agent: Any, options: Eval) -> dict[str, Any]:
     from planprior import calibration
     from planprior.envs.registry import make_pool
+    from planprior.hypers import Hypers
 
     with make_pool(agent.info["task"], options.episodes, options.seed) as pool:
         found = calibration.calibrate(agent, pool, options.seed)
-    about = {name: agent.info[name] for name in ("step", "seed", "prior_weight")}
+    # What tells a member from the others: its seed, its weight, and what is swept.
+    numbers = [field.name for field in dataclasses.fields(Hypers)]
+    names = [x for x in ("step", "seed", *numbers) if x in agent.info]
+    about = {name: agent.info[name] for name in names}
     path = calibration.write(_table_of_values(options), found, about)
     return {"values": str(path)} | calibration.summary(found)
 

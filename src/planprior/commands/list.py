@@ -28,7 +28,9 @@ class List:
 
 def run(options: List) -> int:
     """Print tables of what there is."""
-    console = Console(highlight=False)
+    # Names are there to be typed: none is cut off, nor folded where nobody looks.
+    width = None if Console().is_terminal else 200
+    console = Console(highlight=False, markup=False, width=width)
     tables: dict[str, Callable[[str], Table]] = {
         "tasks": _tasks,
         "methods": _methods,
@@ -49,8 +51,8 @@ def run(options: List) -> int:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column)
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0)
     return table
 
 

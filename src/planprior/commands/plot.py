@@ -68,12 +68,14 @@ def run(options: Plot) -> int:
     if not 0 < options.scale < np.inf:
         raise ValueError(f"scale is {options.scale}; it must be above 0 and finite")
     require_seed(options.seed)
+    if any(budget < 1 for budget in options.budgets):
+        raise ValueError(f"budgets is {options.budgets}; each must be at least 1")
     runs = results.read(options.runs, task=options.task)
     if options.method:
         runs = _of_method(runs, options.method)
     figure = KINDS[options.kind](runs, options)
     figures.save(figure, output)
-    Console(highlight=False).print(f"figure: {output}", soft_wrap=True)
+    Console(highlight=False, markup=False).print(f"figure: {output}", soft_wrap=True)
     return 0
 
 
@@ -85,13 +87,15 @@ def _of_method(runs: "list[Run]", method: str) -> "list[Run]":
 
 
 def _curves(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import plots, results
+    from planprior import comparison, plots, results
 
     rng = np.random.default_rng(options.seed)
     panels: dict[str, list[results.Curve]] = {}
     singles: dict[str, list[Run]] = {}
     for task, own, shown in _scored_alike(runs, options):
         for label, of in own.items():
+            if cut := comparison.cut_short(of, "the curve ends"):
+                _tell(f"{label} on {task}: {cut}")
             curve = results.summarise(of, method=label)
             if options.interval == "bootstrap":
                 curve = results.bootstrapped(curve, of, rng=rng)

@@ -56,5 +56,7 @@ def run(options: Report) -> int:
     with places.replacing(output) as aside:
         aside.write_text(page, encoding="utf-8")
     size = len(page) / 1e6
-    Console(highlight=False).print(f"report: {output} ({size:.1f} MB)", soft_wrap=True)
+    Console(highlight=False, markup=False).print(
+        f"report: {output} ({size:.1f} MB)", soft_wrap=True
+    )
     return 0

@@ -88,7 +88,7 @@ def run(options: Any) -> int:
         given[name] = _several(OPTION_NAMES.get(name, name), given[name])
     result = train(TrainConfig(**given))
     if result.finished:
-        Console(highlight=False).print(
+        Console(highlight=False, markup=False).print(
             f"done; look at it with: planprior eval {result.run_dir}", soft_wrap=True
         )
     return 128 + result.signal if result.signal and not result.finished else 0
