@@ -49,6 +49,27 @@ def key_reuse(request: pytest.FixtureRequest):
     jax.config.update("jax_debug_key_reuse", not rechecked)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Let go of compiled programs when they are many: those of all tests take 7 GiB."""
+    yield
+    if resident_bytes() > MOST_RESIDENT:
+        jax.clear_caches()
+        gc.collect()
+
+
+MOST_RESIDENT = 2 << 30
+
+
+def resident_bytes() -> int:
+    """What this process holds of the memory; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 LONG = ("training", "updates", "members", "terminations", "probes", "population")
 """Files that begin first, for two processes to end at about the same time."""
 
