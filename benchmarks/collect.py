@@ -125,13 +125,13 @@ def merge(old: list[dict[str, str]], new: list[dict[str, str]]) -> list[dict[str
         ValueError: A run in the table goes further than the one to replace it, or is
             twice among the new ones.
     """
-    steps_of = collections.Counter((key(row), row["env_steps"]) for row in new)
-    (run, _), count = next(iter(steps_of.most_common(1)), (((), ""), 0))
-    if count > 1:
-        raise ValueError(
-            f"{' '.join(filter(None, run))} is in {count} of the folders: a table has "
-            "room for one such run"
-        )
+    counts = collections.Counter((key(row), row["env_steps"]) for row in new)
+    for (run, _), count in counts.most_common(1):
+        if count > 1:
+            raise ValueError(
+                f"{' '.join(filter(None, run))} is in {count} of the folders: a table "
+                "has room for one such run"
+            )
     before, replaced = furthest(old), furthest(new)
     for run, steps in replaced.items():
         if steps < before.get(run, 0):

@@ -49,6 +49,10 @@ def key_reuse(request: pytest.FixtureRequest):
     jax.config.update("jax_debug_key_reuse", not rechecked)
 
 
+MOST_RESIDENT = 2 << 30
+"""Bytes beyond which a process lets go of its programs between two files."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Let go of compiled programs when they are many: those of all tests take 7 GiB."""
@@ -56,9 +60,6 @@ def few_programs():
     if resident_bytes() > MOST_RESIDENT:
         jax.clear_caches()
         gc.collect()
-
-
-MOST_RESIDENT = 2 << 30
 
 
 def resident_bytes() -> int:

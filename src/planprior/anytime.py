@@ -22,7 +22,7 @@ from planprior.actor import CanAct, Networks, seeders
 from planprior.config import PlannerConfig
 from planprior.draws import Dims, KeyedDraws
 from planprior.hypers import Hypers
-from planprior.mapping import exact
+from planprior.mapping import float32_products
 from planprior.search import Search
 from planprior.types import PRNGKey
 from planprior.world_model import Latent
@@ -141,10 +141,11 @@ class CompiledPlanner:
         self._planners = [resized(own, count) for count in counts]
         iterations = own.num_iterations(agent.spec.action_dim)
         self.levels = [Level(p.num_samples, iterations) for p in self._planners]
-        begin, improve = exact(self._begin_program), exact(self._improve_program)
+        begin = float32_products(self._begin_program)
+        improve = float32_products(self._improve_program)
         self._begin = jax.jit(begin, static_argnames="planner_config")
         self._improve = jax.jit(improve, static_argnames="planner_config")
-        self._policy = jax.jit(exact(self._policy_program))
+        self._policy = jax.jit(float32_products(self._policy_program))
 
     def begin(
         self,

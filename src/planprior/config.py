@@ -18,6 +18,12 @@ take more time and memory than the file itself."""
 MOST_DROPOUT = 1 - 2.0**-16
 """Masks round the rate to a multiple of 2⁻¹⁶; a greater one would keep nothing."""
 
+MOST_SYMLOG = 80.0
+"""Of the bins' ends: exp of it must be a float32."""
+
+MOST_LOG_STD = 40.0
+"""Of a log σ's ends: exp of its double, a variance, must be a float32."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig(Checked):
@@ -56,8 +62,7 @@ class NetworkConfig(Checked):
         allowed = f"a positive multiple of simnorm_dim = {groups}"
         require(whole_groups, owner, "latent_dim", self.latent_dim, allowed)
         self.in_order("symlog_min", "symlog_max")
-        # exp of the ends, which are symlogs, must be a float32.
-        self.within(80.0, "symlog_min", "symlog_max")
+        self.within(MOST_SYMLOG, "symlog_min", "symlog_max")
         fits = 0 <= self.dropout <= MOST_DROPOUT
         require(fits, owner, "dropout", self.dropout, "in [0, 1 − 2⁻¹⁶]")
 
@@ -118,7 +123,7 @@ class PolicyConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.in_order("log_std_min", "log_std_max")
-        self.within(40.0, "log_std_min", "log_std_max")
+        self.within(MOST_LOG_STD, "log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ class PriorConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.in_order("log_std_min", "log_std_max")
-        self.within(40.0, "log_std_min", "log_std_max")
+        self.within(MOST_LOG_STD, "log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ class ReanalysisConfig(Checked):
         self.at_least(0, "interval", "num_samples", "iterations")
         self.at_least(1, "num_slices")
         self.in_order("log_std_min", "log_std_max")
-        self.within(40.0, "log_std_min", "log_std_max")
+        self.within(MOST_LOG_STD, "log_std_min", "log_std_max")
 
 
 @dataclass(frozen=True)

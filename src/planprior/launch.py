@@ -88,7 +88,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         _check_memory(population, need)
         saving = Saving(folder, checkpoint_meta(experiment), warn=say)
         start = saving.latest()
-        source = None if start else _source(config.init_from, population)
+        source = _source(config.init_from, population) if start is None else None
         _write_config(folder, stored)
         if start is not None:
             _note_resumption(folder, stored, start.step)

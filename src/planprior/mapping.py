@@ -22,7 +22,7 @@ def on_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def exact(function: Function) -> Function:
+def float32_products(function: Function) -> Function:
     """Products in float32 within, unless somebody has chosen another precision.
 
     JAX's own default is the coarsest that a device has: TF32 on NVIDIA's.

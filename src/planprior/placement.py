@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
-from planprior.mapping import exact
+from planprior.mapping import float32_products
 
 AXIS = "members"
 Tree = TypeVar("Tree")
@@ -94,7 +94,7 @@ class Placement:
                 device gets whole.
             options: Compiler options.
         """
-        spread = exact(self._on_each_device(program, frozenset(shared)))
+        spread = float32_products(self._on_each_device(program, frozenset(shared)))
         return jax.jit(
             spread, static_argnames=static, donate_argnums=donate,
             compiler_options=options,

@@ -70,9 +70,9 @@ class ResultsError(ValueError):
     """A file of results that cannot be used, in one sentence."""
 
 
-SUITES = (
+SUITES = {
     *("dm_control", "gym", "humanoid_bench", "metaworld", "myosuite", "playground"),
-)
+}
 """What may stand before a task's name; before others it is a module of the user's."""
 
 
@@ -82,7 +82,7 @@ def plain_task(task: str) -> str:
     `my_module:make_env` stays whole: functions of several modules have one name.
     """
     suite, colon, name = task.partition(":")
-    return name if colon and suite in SUITES else task
+    return name if suite in SUITES and colon else task
 
 
 def read(
@@ -426,9 +426,8 @@ def read_values(run: Run) -> dict[str, np.ndarray]:
 def _is_member(row: Mapping[str, str], run: Run, path: Path, line: int) -> bool:
     if row.get("seed") != run.seed:
         return False
-    swept = (x.partition("=") for x in run.details.get("swept", "").split())
-    for name, _, value in swept:
-        if not row.get(name) or float(value) != _as_number(row[name], name, path):
+    for name, value in _swept_by(run).items():
+        if not row.get(name) or _as_number(row[name], name, path) != value:
             return False
     if run.prior_weight is None:
         return True
@@ -455,11 +454,13 @@ def _is_of(row: dict[str, Any], run: Run) -> bool:
         row["prior_weight"] = row.pop("prior_weight_now")
         if run.prior_weight is not None and not np.isclose(weight, run.prior_weight):
             return False
-    swept = run.details.get("swept", "").split()
-    return all(
-        _as_number(value, name, run.path) == _logged(row, name)
-        for name, _, value in (x.partition("=") for x in swept)
-    )
+    return all(_logged(row, name) == value for name, value in _swept_by(run).items())
+
+
+def _swept_by(run: Run) -> dict[str, float]:
+    """What tells the run of one member from those of others, beside seed and weight."""
+    pairs = (x.partition("=") for x in run.details.get("swept", "").split())
+    return {name: _as_number(value, name, run.path) for name, _, value in pairs}
 
 
 def _logged(row: dict[str, Any], name: str) -> Any:

@@ -23,7 +23,7 @@ from planprior.actor import CanAct
 from planprior.checkpoint import CheckpointError
 from planprior.exporters import onnx_file, programs, stablehlo
 from planprior.exporters.programs import Program
-from planprior.mapping import exact
+from planprior.mapping import float32_products
 
 FORMAT = 1
 NAME = "runtimes.json"
@@ -141,7 +141,7 @@ def _onnx(agent: CanAct, policy: Program) -> Made:
     drawn = np.random.default_rng(1).normal(size=(64, agent.spec.observation_dim))
     scales = np.repeat(np.array([0.1, 1, 10, 100], np.float32), 16)[:, None]
     seen = np.vstack([drawn.astype(np.float32) * scales, example["observation"]])
-    expected = np.asarray(jax.jit(jax.vmap(exact(policy.call)))(seen)[0])
+    expected = np.asarray(jax.jit(jax.vmap(float32_products(policy.call)))(seen)[0])
     _compare(ONNX, [onnx_file.run(written, seen)], [expected], onnx_file.CLOSE)
     described = _described(policy, example, {"action": expected[-1]})
     return Made(written, onnx_file.about() | _batched(described))

@@ -12,7 +12,7 @@ from planprior import planner
 from planprior.actor import CanAct, Networks, seeders
 from planprior.anytime import resized
 from planprior.draws import Dims, KeyedDraws
-from planprior.mapping import exact
+from planprior.mapping import float32_products
 
 
 class Port(NamedTuple):
@@ -60,7 +60,7 @@ class Program(NamedTuple):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs for some inputs, by name."""
-        found = jax.jit(exact(self.call))(*inputs.values())
+        found = jax.jit(float32_products(self.call))(*inputs.values())
         names = [port.name for port in self.outputs]
         return dict(zip(names, map(np.asarray, found), strict=True))
 
