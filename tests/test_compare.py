@@ -177,6 +177,22 @@ def test_a_run_folder_is_compared_in_words(tmp_path, monkeypatch, capsys):
         assert text in out
 
 
+def test_long_names_are_whole_where_no_terminal_has_a_width(
+    tmp_path, monkeypatch, capsys
+):
+    folder = write_run(tmp_path / "run", seeds=(0, 1, 2), steps=(0, 500_000, STEP))
+    name = "a method whose settings are all in its name, " * 4 + "and its end"
+    rows = (folder / "eval.csv").read_text()
+    (tmp_path / "mine.csv").write_text(rows)
+    asked = (tmp_path / "mine.csv", "--task", "dog-run", "--name", name)
+    status, out, _ = run(monkeypatch, capsys, "compare", *asked, "--against", "BMPC")
+    assert status == 0
+    [heading] = [
+        line for line in out.splitlines() if line.lstrip().startswith("env steps")
+    ]
+    assert name in heading
+
+
 def test_a_run_that_has_only_begun_is_left_out(tmp_path, monkeypatch, capsys, caplog):
     write_run(tmp_path / "runs" / "whole", gain=1e-3, steps=(0, 100_000))
     begun = begin_run(tmp_path / "runs" / "begun")

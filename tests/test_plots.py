@@ -385,6 +385,29 @@ def test_a_source_in_the_label_does_not_hide_the_times(tmp_path):
     assert len(figure.axes[0].lines) == 1
 
 
+def test_figures_over_several_tasks_say_which_seed_ends_them(
+    tmp_path, monkeypatch, capsys
+):
+    for task, steps in (("dog-run", (0, 100)), ("walker-walk", (0, 100, 200))):
+        write_run(tmp_path / task, (0, 1), steps=steps, task=task, method="bmpc")
+    told = "at 100 env steps, where seed 0 of bmpc on dog-run ends; others go on to 200"
+
+    def said(*options):
+        asked = ("plot", tmp_path, *options, "--output", tmp_path / "x.png")
+        status, _, err = run(monkeypatch, capsys, *asked)
+        assert status == 0
+        return err
+
+    assert f"scores are taken {told}" in said("--kind", "aggregate")
+    assert f"curves end {told}" in said("--kind", "efficiency")
+    write_run(
+        tmp_path / "longer", (2,), steps=(0, 100, 200), task="dog-run", method="bmpc"
+    )
+    err = said("--kind", "aggregate", "--budgets", "200")
+    assert "bmpc on dog-run: 1 of 3 seeds have a score at 200 env steps" in err
+    assert "walker-walk" not in err
+
+
 def test_seeds_that_end_early_are_told_of(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "a", (0,), steps=(0, 100))
     write_run(tmp_path / "b", (1,), steps=(0, 100, 200))

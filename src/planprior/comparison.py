@@ -288,16 +288,19 @@ def cut_short(runs: Sequence[Run], what: str = "budgets end") -> str:
     """A sentence where a seed ends before others, and with it the curve; or nothing.
 
     Args:
-        runs: The seeds.
+        runs: The seeds, of one method and task or of several.
         what: What ends there, with its verb.
     """
-    ends = sorted((float(run.env_steps[-1]), run.seed) for run in runs)
-    (first, seed), (last, _) = ends[0], ends[-1]
-    if first == last:
+    by_end = sorted(runs, key=lambda run: run.env_steps[-1])
+    first = by_end[0]
+    end, most = (float(run.env_steps[-1]) for run in (first, by_end[-1]))
+    if end == most:
         return ""
+    several = len({(run.task, run.method) for run in runs}) > 1
+    whose = f" of {first.method} on {first.task}" if several else ""
     return (
-        f"{what} at {first:,.0f} env steps, where seed {seed} ends; others go on "
-        f"to {last:,.0f}"
+        f"{what} at {end:,.0f} env steps, where seed {first.seed}{whose} ends; others "
+        f"go on to {most:,.0f}"
     )
 
 

@@ -67,8 +67,8 @@ def run(options: Compare) -> int:
     if options.json:
         print(as_json([_plain(c) for _, made in found for c in made]))
         return 0
-    # Tables are not to be folded where there is no terminal to fit.
-    width = None if Console().is_terminal else 140
+    # Where there is no terminal to fit, tables are as wide as what they say.
+    width = None if Console().is_terminal else 1000
     console = Console(highlight=False, markup=False, width=width)
     for of, comparisons in found:
         if not comparisons:

@@ -200,6 +200,7 @@ def _aggregate(runs: "list[Run]", options: Plot) -> Any:
     scores = plots.final_scores(groups, budget, options.scale)
     if not scores:
         raise ValueError(f"no method has every task at {budget:,.0f} env steps")
+    _tell_missing(groups, scores, budget)
     rng = np.random.default_rng(options.seed)
     unit = _unit(options, groups)
     return plots.aggregates(scores, budget=budget, unit=unit, rng=rng)
@@ -220,14 +221,37 @@ def _of_every_task(
     return whole
 
 
+def _tell_missing(
+    groups: "Mapping[tuple[str, str], Sequence[Run]]",
+    scores: "Mapping[str, Mapping[str, np.ndarray]]",
+    budget: float,
+) -> None:
+    """Say which seeds have no score at a budget, and are not in the figure."""
+    for (task, label), of in groups.items():
+        there = len(scores.get(label, {}).get(task, ()))
+        if there < len(of):
+            _tell(
+                f"{label} on {task}: {there} of {len(of)} seeds have a score at "
+                f"{budget:,.0f} env steps that is shown"
+            )
+
+
 def _last_budget(runs: "list[Run]") -> tuple[int, ...]:
+    """The last step that all runs reach; where others go on, that is said."""
+    from planprior import comparison
+
+    if cut := comparison.cut_short(runs, "scores are taken"):
+        _tell(f"{cut} (--budgets asks for another)")
     return (int(min(run.env_steps[-1] for run in runs)),)
 
 
 def _efficiency(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import plots
+    from planprior import comparison, plots
 
     groups = _of_every_task(_groups(runs, options))
+    every = [run for of in groups.values() for run in of]
+    if cut := comparison.cut_short(every, "curves end"):
+        _tell(cut)
     return plots.sample_efficiency(
         groups,
         scale=options.scale,
