@@ -49,7 +49,7 @@ def task_section(task: str, groups: dict[str, list[Run]], folder: Path) -> str:
         for one in comparison.compare(runs, chosen, label):
             last = one.rows[-1:]
             name = [label, one.theirs.label]
-            verdicts += [[*name, *comparison.cells(row, 1)] for row in last]
+            verdicts += [[*name, *comparison.cells(row, one.digits)] for row in last]
     figure = plots.learning_curves({task: comparison.panel(groups, rivals)})
     path = figures.save(figure, folder / "figures" / f"{task}.svg")
     parts.append(f"![{task}]({path.relative_to(folder).as_posix()})\n")
@@ -117,7 +117,7 @@ def spread_rows(label: str, runs: Sequence[Run]) -> Iterator[list[str]]:
         place = "inside"
         if not about.low <= last.ours.mean <= about.high:
             place = "below" if last.ours.mean < about.low else "above"
-        shown = (comparison.text(x, 1) for x in (last.ours, about))
+        shown = (comparison.text(x, one.digits) for x in (last.ours, about))
         budget = f"{last.env_steps:,.0f}"
         yield [task, label, size, budget, *shown, one.theirs.source, place]
 

@@ -94,8 +94,8 @@ class Suite(NamedTuple):
 
 
 SUITES = {
-    # Quick to learn, and published at 100,000 steps. These took 12 to 64 minutes of a
-    # core, 23 on average (results/dmcontrol.csv): all of them 14 hours of two cores.
+    # Quick to learn, and published at 100,000 steps. These took 12 to 96 minutes of a
+    # core, 26 on average (results/dmcontrol.csv): all of them 16 hours of two cores.
     "cpu": Suite(
         tasks=(
             *("cartpole-swingup", "pendulum-swingup", "reacher-easy", "cup-catch"),

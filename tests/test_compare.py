@@ -1,6 +1,7 @@
 """Runs beside published curves: numbers, verdicts, caveats, and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,3 +228,12 @@ def test_a_task_that_nobody_published(tmp_path, monkeypatch, capsys):
     status, out, _ = run(monkeypatch, capsys, "compare", table, *options)
     assert status == 0 and "mine on HalfCheetah-v4: published for this task: " in out
     assert "SimbaV2 (UTD2), " in out and out.endswith("; choose by --against\n")
+    table = write_table(tmp_path / "own.csv", {0: [1.0]}, task="my_envs:ant")
+    status, out, _ = run(monkeypatch, capsys, "compare", table)
+    assert status == 0 and "own on my_envs:ant: nothing is published" in out
+
+
+def test_a_source_is_named_once():
+    curve = results.Curve("X [lab] (gym)", "t", *np.zeros((5, 1)), source="lab")
+    assert curve.label == "X [lab] (gym)"
+    assert replace(curve, method="X").label == "X [lab]"

@@ -1,6 +1,7 @@
 """Figures: what is in them, not their pixels."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,19 @@ def test_weights_of_different_settings_are_no_sweep(tmp_path, monkeypatch, capsy
     assert status == 2 and "that differ in nothing else but the seed" in err
 
 
+def test_a_sweep_says_of_which_runs_it_has_no_score(tmp_path, monkeypatch, capsys):
+    weights = (0.25, 0.75)
+    write_run(tmp_path / "a", (0,), weights, steps=(0, 100), task="dog-run")
+    write_run(tmp_path / "b", (1,), weights, steps=(0, 100, 200), task="dog-run")
+    asked = ["plot", tmp_path, "--kind", "sweep", "--output", tmp_path / "x.svg"]
+    status, _, err = run(monkeypatch, capsys, *asked, "--budgets", 100, 200)
+    assert (status, err.count("\n")) == (0, 1)
+    assert "pompc on dog-run: 2 of 4 runs have a score at 200 env steps" in err
+    status, _, err = run(monkeypatch, capsys, *asked, "--budgets", 1_000_000)
+    assert status == 2
+    assert "no run of the sweep has a score at 1,000,000 env steps" in err
+
+
 def test_diagnostics(folder):
     run = results.read([folder / "b-dog-run"])[5]
     log = results.read_log(run)
@@ -385,6 +399,50 @@ def test_a_source_in_the_label_does_not_hide_the_times(tmp_path):
     assert len(figure.axes[0].lines) == 1
 
 
+def test_hours_say_where_they_end_and_what_they_leave_out(
+    tmp_path, monkeypatch, capsys
+):
+    write_run(tmp_path / "a", (0,), steps=(0, 100), task="dog-run")
+    write_run(tmp_path / "b", (1,), steps=(0, 100, 200), task="dog-run")
+    table = write_table(tmp_path / "others.csv", {0: [1.0], 200: [5.0]}, task="dog-run")
+    asked = ["plot", tmp_path / "a", tmp_path / "b", table, "--kind", "time"]
+    status, _, err = run(monkeypatch, capsys, *asked, "--output", tmp_path / "x.svg")
+    assert status == 0
+    assert "pompc on dog-run: the curve ends at 100 env steps, where seed 0 ends" in err
+    assert "left out, since they have no wall time: runs of others\n" in err
+
+
+@pytest.mark.parametrize("name", ["_mine", "a$b_{$", "x$a^2$", r"y\$z$"])
+def test_names_are_shown_letter_by_letter(name, tmp_path, monkeypatch, capsys):
+    table = write_table(tmp_path / f"{name}.csv", {0: [1.0], 200: [5.0]})
+    output = tmp_path / "x.svg"
+    asked = ["plot", table, "--task", "dog-run", "--output", output]
+    status, _, err = run(monkeypatch, capsys, *asked)
+    assert status == 0, err
+    assert f"{name}, 1 seed<" in output.read_text()
+
+
+def test_long_names_leave_room_for_what_is_told_of_them():
+    names = [f"pompc planner.num_samples=256 planner.horizon=5 size {s}" for s in "15"]
+    scores = {
+        name: {task: np.arange(3.0) + i for task in ("dog-run", "walker-walk")}
+        for i, name in enumerate(names)
+    }
+    rng = np.random.default_rng(0)
+    figure = plots.aggregates(scores, budget=100.0, unit="return", rng=rng)
+    figure.draw_without_rendering()
+    left, right = (ax.get_window_extent() for ax in figure.axes)
+    assert min(left.width, right.width) > 0.25 * figure.bbox.width
+    of_left, of_right = (ax.get_tightbbox() for ax in figure.axes)
+    assert of_left.x1 <= of_right.x0 and of_right.x1 <= figure.bbox.width
+    for ax in figure.axes:
+        names_of = [text.get_window_extent() for text in ax.get_yticklabels()]
+        assert not any(above.overlaps(below) for above, below in pairwise(names_of))
+    assert (
+        figure.axes[1].get_xlabel().replace("\n", " ") == f"P(better than {names[0]})"
+    )
+
+
 def test_figures_over_several_tasks_say_which_seed_ends_them(
     tmp_path, monkeypatch, capsys
 ):
@@ -404,7 +462,7 @@ def test_figures_over_several_tasks_say_which_seed_ends_them(
         tmp_path / "longer", (2,), steps=(0, 100, 200), task="dog-run", method="bmpc"
     )
     err = said("--kind", "aggregate", "--budgets", "200")
-    assert "bmpc on dog-run: 1 of 3 seeds have a score at 200 env steps" in err
+    assert "bmpc on dog-run: 1 of 3 runs have a score at 200 env steps" in err
     assert "walker-walk" not in err
 
 

@@ -141,3 +141,9 @@ def test_wrong_reports_are_one_sentence(folder, tmp_path, monkeypatch, capsys):
     ):
         status, out, err = run(monkeypatch, capsys, "report", *arguments)
         assert status == 2 and message in err and err.count("\n") == 1 and not out
+
+
+def test_a_source_of_which_nothing_is_known_is_said_to_be(tmp_path):
+    write_run(tmp_path / "ant", steps=(0, 100_000, 200_000), task="Ant-v4")
+    page = report.page(results.read([tmp_path]), against=["SimbaV2 (UTD2)"])
+    assert "SimbaV2 (UTD2) [simbav2]: nothing known.</p>" in page

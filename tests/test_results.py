@@ -375,6 +375,8 @@ def test_published_curves_are_in_the_package():
     assert curves["TD-MPC2 [tdmpc2]"].env_steps[-1] >= 13_000_000
     assert results.published("dm_control:dog-run") == results.published("dog-run")
     assert results.published("no-such-task") == []
+    # A function of the user's own is another task, whatever it is called.
+    assert results.published("my_envs:dog_run") == []
     for ours, theirs in (("ball_in_cup-catch", "cup-catch"),
                          ("finger-turn_hard", "finger-turn-hard")):  # fmt: skip
         assert results.published(ours) == results.published(theirs) != []

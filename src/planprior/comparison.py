@@ -71,6 +71,11 @@ class Comparison(NamedTuple):
     theirs: Curve
     rows: tuple[Row, ...]
 
+    @property
+    def digits(self) -> int:
+        """Decimals that tables show."""
+        return 3 if self.theirs.metric == "success" else 1
+
 
 def choose(curves: Sequence[Curve], names: Sequence[str], own: str = "") -> list[Curve]:
     """Choose published curves by name.

@@ -87,7 +87,7 @@ class Curve:
     @property
     def label(self) -> str:
         """Name with its source, as figures and tables show it."""
-        return f"{self.method} [{self.source}]" if self.source else self.method
+        return sourced(self.method, self.source)
 
     def at(self, env_steps: float | int) -> Estimate | None:
         """The estimate at a number of environment steps; None where it is not known."""
@@ -256,6 +256,12 @@ SHOWN_AS = {
     "metric": "({})",
 }
 """How a label says what tells its runs from others."""
+
+
+def sourced(method: str, source: str) -> str:
+    """A method's name with its source, as figures and tables show it, each once."""
+    told = SHOWN_AS["source"].format(source)
+    return f"{method} {told}" if source and told not in method else method
 
 
 def _telling(run: Run, same: Sequence[Run]) -> list[str]:

@@ -141,6 +141,16 @@ def legend(figure: Any, axes: Iterable[Any]) -> None:
     )
 
 
+def literal(text: str) -> str:
+    """Text that matplotlib shows letter by letter.
+
+    Between two `$` it would read a formula, and leave what begins with `_` out of
+    legends.
+    """
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def short(number: float | int, _: Any = None) -> str:
     """A number of steps as axes show it: 500k, 1.5M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):

@@ -63,8 +63,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         OutOfMemoryError: Host or device have too little memory.
     """
     console = console or Screen()
-    # As it is: what is in brackets is no markup.
-    say = functools.partial(console.print, soft_wrap=True, markup=False)
+    # As it is: what is in brackets is no markup, and no colons make an emoji.
+    say = functools.partial(console.print, soft_wrap=True, markup=False, emoji=False)
     runtime.configure(precision=config.precision)
     with ExitStack() as stack:
         # First of all: an interrupt within a callback of JAX's would be swallowed.

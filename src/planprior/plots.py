@@ -4,6 +4,7 @@ Every function returns a matplotlib figure, which `figures.save` writes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from planprior.figures import (
     PANEL,
     Look,
     legend,
+    literal,
     looks,
     panels_of,
     short,
@@ -63,7 +65,7 @@ def _band(ax: Any, x: np.ndarray, curve: Curve, look: Look, name: str) -> None:
         markersize=3.5 if own else 2.5,
         markevery=max(1, len(x) // 20),
         linewidth=2.2 if own else 1.3,
-        label=name,
+        label=literal(name),
         zorder=3 if own else 2,
     )
     ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
@@ -116,7 +118,7 @@ def learning_curves(
                 _band(ax, curve.env_steps, curve, look[label], names[label])
             _return_axis(ax, curves, alone)
             step_axis(ax, [c.env_steps[-1] for c in own or curves])
-            ax.set_title(task)
+            ax.set_title(literal(task))
         _outer_labels(axes)
         legend(figure, axes)
         return figure
@@ -159,7 +161,7 @@ def wall_clock(panels: Mapping[str, Mapping[str, Sequence[Run]]]) -> Any:
                 _return_axis(ax, list(shown.values()))
             ax.set_xlim(left=0)
             ax.set_xlabel("wall time in hours")
-            ax.set_title(task)
+            ax.set_title(literal(task))
         _outer_labels(axes)
         legend(figure, axes)
         return figure
@@ -218,9 +220,8 @@ def aggregates(
         rng: Source of the bootstrap.
     """
     with styled():
-        height = 1.4 + 0.32 * len(scores)
         pairs = len(scores) > 1
-        figure, axes = panels_of(1 + pairs, size=(4.2, height))
+        figure, axes = panels_of(1 + pairs, size=_forest_size(scores))
         look = looks(scores)
         tasks = list(next(iter(scores.values())))
         means = {
@@ -253,8 +254,24 @@ def _improvements(
     _forest(ax, found, look)
     ax.axvline(0.5, color="#555555", lw=1, ls=":")
     ax.set_xlim(0, 1)
-    ax.set_xlabel(f"P(better than {first})")
+    ax.set_xlabel(_folded(f"P(better than {first})"))
     ax.set_title("probability of improvement")
+
+
+LINE = 28
+"""Letters after which names beside an axis go on in a line below."""
+
+
+def _folded(name: str) -> str:
+    return literal(fill(name, LINE))
+
+
+def _forest_size(names: Iterable[str]) -> tuple[float, float]:
+    """Inches of a panel of estimates: with room for names, of whatever length."""
+    lines = [fill(name, LINE).splitlines() for name in names]
+    longest = max(len(line) for of in lines for line in of)
+    rows = sum(0.32 + 0.14 * (len(of) - 1) for of in lines)
+    return 3.0 + 0.07 * longest, 1.4 + rows + 0.14 * (len(lines[0]) - 1)
 
 
 def _forest(ax: Any, found: Mapping[str, Estimate], look: Mapping[str, Look]) -> None:
@@ -263,7 +280,7 @@ def _forest(ax: Any, found: Mapping[str, Estimate], look: Mapping[str, Look]) ->
         color, _, marker = look[label]
         ax.plot([x.low, x.high], [y, y], color=color, lw=5, alpha=0.35)
         ax.plot([x.mean], [y], color=color, marker=marker, ms=7, ls="")
-    ax.set_yticks(range(len(found)), list(found))
+    ax.set_yticks(range(len(found)), [_folded(name) for name in found])
     ax.set_ylim(len(found) - 0.5, -0.5)
     # Of a narrow interval the usual ticks are so long that they overlap.
     ax.locator_params(axis="x", nbins=4)
@@ -337,7 +354,7 @@ def sweep(runs: Sequence[Run], budgets: Sequence[float | int]) -> Any:
             ]
             _sweep_axes(ax)
             _around(ax, [y for line in shown for y in line])
-            ax.set_title(task)
+            ax.set_title(literal(task))
         _outer_labels(axes)
         legend(figure, axes)
         return figure
@@ -384,8 +401,8 @@ def _sweep_line(
     ends = np.nan_to_num(np.array([mean - low, high - mean]))
     style = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker}
     ax.errorbar(
-        list(found), mean, ends, ms=5, capsize=3, lw=1.6, elinewidth=1, label=label,
-        **style,
+        list(found), mean, ends, ms=5, capsize=3, lw=1.6, elinewidth=1,
+        label=literal(label), **style,
     )  # fmt: skip
     return [reached for _, reached in seeds]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from planprior.curves import Curve, Run, group_key, same_task, summarise
-from planprior.run_files import ResultsError, read_table, reading
+from planprior.run_files import ResultsError, plain_task, read_table, reading
 
 PIXELS = "dmcontrol_pixels"
 
@@ -35,9 +35,8 @@ def published(task: str, folder: str | Path | None = None) -> list[Curve]:
     Raises:
         ResultsError: The folder has no table.
     """
-    suite, _, name = task.rpartition(":")
     curves = packaged() if folder is None else _full(Path(folder))
-    pixels = suite == PIXELS
+    name, pixels = _name(task)
     return [
         curve
         for curve in curves
@@ -53,8 +52,7 @@ def published_runs(folder: str | Path, task: str) -> list[Run]:
     Raises:
         ResultsError: The folder has no table.
     """
-    suite, _, name = task.rpartition(":")
-    pixels = suite == PIXELS
+    name, pixels = _name(task)
     return [
         run
         for run in _published_tables(Path(folder))
@@ -62,6 +60,16 @@ def published_runs(folder: str | Path, task: str) -> list[Run]:
         and run.seed != "mean"
         and (run.details.get("benchmark") == PIXELS) == pixels
     ]
+
+
+def _name(task: str) -> tuple[str, bool]:
+    """A task's name in tables, and whether it is seen in pixels.
+
+    One of the user's own modules keeps the module's name, which no table has: whatever
+    `my_module:walker_walk` may be, its returns are not those of `walker-walk`.
+    """
+    suite, _, name = task.partition(":")
+    return (name, True) if suite == PIXELS else (plain_task(task), False)
 
 
 @cache

@@ -217,10 +217,9 @@ def _published(
     for found in compared.values():
         for one in found:
             ours, theirs = one.ours, one.theirs
-            digits = 3 if theirs.metric == "success" else 1
             head = ("env steps", ours.label, theirs.label, "difference", "verdict")
-            rows = [comparison.cells(row, digits) for row in one.rows]
-            notes = "; ".join(results.caveats(theirs))
+            rows = [comparison.cells(row, one.digits) for row in one.rows]
+            notes = "; ".join(results.caveats(theirs)) or "nothing known"
             parts += [
                 f"<h3>{escape(ours.task)}: {escape(ours.label)} against "
                 f"{escape(theirs.label)}</h3>",

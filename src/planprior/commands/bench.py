@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from planprior.commands import bench_control
+from planprior.commands import bench_control, printing
 from planprior.commands.train import OPTION_NAMES
 from planprior.sweep import MOST_MEMBERS
 from planprior.tables import as_json
@@ -116,7 +116,7 @@ def run(options: Bench) -> int:
     )
     resolved = experiment.resolve(train, spec, accelerator=on_accelerator())
     make_pool, why = _simulator(options, train)
-    console = Console(highlight=False, markup=False, stderr=options.json)
+    console = printing.console(stderr=options.json)
     peak, results = benchmark.run(
         resolved, options.members, repeats=options.repeats, make_pool=make_pool
     )
@@ -219,7 +219,7 @@ def _show(
         "GFLOP/s, measured",
     ]
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     for table in (_times(results), _costs(results), _shares(results)):
         console.print(table)
     console.print(
@@ -232,7 +232,7 @@ def _show(
             "gradient steps"
         )
     if why:
-        console.print(why, soft_wrap=True, markup=False)
+        console.print(why, soft_wrap=True)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

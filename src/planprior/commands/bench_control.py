@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from planprior.commands import printing
 from planprior.tables import as_json
 
 
@@ -63,7 +63,7 @@ def _rows(options: Any, grid: Any) -> Iterator[dict[str, Any]]:
 
 def _told_meanwhile(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """It takes minutes."""
-    console = Console(highlight=False, stderr=True, soft_wrap=True, markup=False)
+    console = printing.console(stderr=True, soft_wrap=True)
     for row in rows:
         told = zip(COLUMNS, cells(row), strict=True)
         console.print(", ".join(f"{name} {cell}" for name, cell in told if cell))
@@ -93,7 +93,7 @@ COLUMNS = (
 
 
 def _tell(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    console = Console(highlight=False, markup=False)
+    console = printing.console()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in COLUMNS:
         table.add_column(column, justify="right")

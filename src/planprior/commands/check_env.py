@@ -3,10 +3,10 @@
 import dataclasses
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from planprior.commands import printing
 from planprior.tables import as_json
 
 MARKS = {"good": "ok", "advice": "advice", "broken": "BROKEN"}
@@ -77,7 +77,7 @@ def _agent(spec):
 
 def _tell(task: str, findings: list) -> None:
     # Cells too are printed as they are: what is in brackets is no markup.
-    console = Console(highlight=False, markup=False)
+    console = printing.console()
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for finding in findings:
         todo = f"\n→ {finding.todo}" if finding.todo else ""

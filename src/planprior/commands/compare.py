@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from planprior.commands import printing
 from planprior.tables import as_json
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run(options: Compare) -> int:
         return 0
     # Where there is no terminal to fit, tables are as wide as what they say.
     width = None if Console().is_terminal else 1000
-    console = Console(highlight=False, markup=False, width=width)
+    console = printing.console(width=width)
     for of, comparisons in found:
         if not comparisons:
             first = of[0]
@@ -140,9 +141,8 @@ def _table(compared: "Comparison") -> Table:
     for column in ("env steps", ours.label, theirs.label, "difference"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
-    digits = 3 if theirs.metric == "success" else 1
     for row in compared.rows:
-        table.add_row(*comparison.cells(row, digits))
+        table.add_row(*comparison.cells(row, compared.digits))
     if not compared.rows:
         table.add_row("", "", "", "", "no budget, or no measure, in common")
     return table

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from planprior.commands import printing
 from planprior.tables import as_json
 
 
@@ -92,7 +92,7 @@ def _driven(agent: Any, env: Any, options: Control) -> dict[str, Any]:
 
 def tell(told: dict[str, Any]) -> None:
     """Print what happened."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = printing.console(soft_wrap=True)
     console.print(
         f"{told['task']} at {told['hz']:g} Hz for {told['seconds']:.1f} s "
         f"({told['real_time']:.2f} times real time): {told['actions']} actions, "

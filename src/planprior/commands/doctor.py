@@ -3,9 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
+from planprior.commands import printing
 from planprior.commands.check_env import MARKS
 from planprior.tables import as_json
 
@@ -41,5 +41,5 @@ def run(options: Doctor) -> int:
     for fact in facts:
         todo = f"\n→ {fact.todo}" if fact.todo else ""
         table.add_row(MARKS[fact.level], fact.topic, fact.value + todo)
-    Console(highlight=False, markup=False).print(table)
+    printing.console().print(table)
     return int(broken)

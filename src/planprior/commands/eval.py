@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from rich.console import Console
 from tyro.conf import Positional, arg
 
+from planprior.commands import printing
 from planprior.tables import as_json
 
 
@@ -141,7 +141,7 @@ def _tell(told: dict[str, Any], experience: str, options: Eval) -> None:
     if options.json:
         print(as_json(told))
         return
-    console = Console(highlight=False, markup=False)
+    console = printing.console()
     over = "1 episode"
     if "low" in told:
         ends = f"95 % interval {told['low']:.1f} to {told['high']:.1f}"

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from tyro.conf import Positional
+
+from planprior.commands import printing
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _tell(info: dict[str, Any], options: Export, files: dict[str, bytes]) -> Non
     from planprior.runtime import format_bytes
 
     folder, platforms = options.folder, options.platforms
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = printing.console(soft_wrap=True)
     size = format_bytes(sum(file.stat().st_size for file in folder.iterdir()))
     console.print(
         f"{_named(info)}: {size} in {folder}; look at it with: planprior eval {folder}"

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from rich.console import Console
 from tyro.conf import Positional, arg
 
+from planprior.commands import printing
 from planprior.commands.export import check_folder
 
 Program = Literal["tdmpc2", "bmpc", "tdmpc_square"]
@@ -63,7 +63,7 @@ def _spec(task: str) -> Any:
 
 
 def _tell(agent: Any, options: Import) -> None:
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = printing.console(soft_wrap=True)
     spec, report, heads = agent.spec, agent.report, agent.config.critic
     console.print(
         f"{options.folder}: {agent.method}, size {agent.size}, "

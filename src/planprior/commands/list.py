@@ -9,6 +9,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from planprior import settings
+from planprior.commands import printing
 
 What = Literal["all", "tasks", "methods", "sizes", "settings"]
 
@@ -30,7 +31,7 @@ def run(options: List) -> int:
     """Print tables of what there is."""
     # Names are there to be typed: none is cut off, nor folded where nobody looks.
     width = None if Console().is_terminal else 200
-    console = Console(highlight=False, markup=False, width=width)
+    console = printing.console(width=width)
     tables: dict[str, Callable[[str], Table]] = {
         "tasks": _tasks,
         "methods": _methods,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from rich.console import Console
 from tyro.conf import Positional, arg
+
+from planprior.commands import printing
 
 if TYPE_CHECKING:
     from planprior.results import Curve, Run
@@ -75,7 +76,7 @@ def run(options: Plot) -> int:
         runs = _of_method(runs, options.method)
     figure = KINDS[options.kind](runs, options)
     figures.save(figure, output)
-    Console(highlight=False, markup=False).print(f"figure: {output}", soft_wrap=True)
+    printing.console().print(f"figure: {output}", soft_wrap=True)
     return 0
 
 
@@ -144,15 +145,23 @@ def _by_task(runs: "list[Run]") -> "dict[str, dict[str, list[Run]]]":
 
 
 def _tell(sentence: str) -> None:
-    Console(highlight=False, stderr=True).print(sentence, soft_wrap=True, markup=False)
+    printing.console(stderr=True).print(sentence, soft_wrap=True)
 
 
 def _time(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import plots
+    from planprior import comparison, plots
 
-    if all(run.seconds is None for run in runs):
+    timed = [run for run in runs if run.seconds is not None]
+    if not timed:
         raise ValueError("the runs have no wall time: no column seconds")
-    return plots.wall_clock(_by_task(runs))
+    if left := dict.fromkeys(run.method for run in runs if run.seconds is None):
+        _tell(f"left out, since they have no wall time: runs of {', '.join(left)}")
+    panels = _by_task(timed)
+    for task, groups in panels.items():
+        for label, of in groups.items():
+            if cut := comparison.cut_short(of, "the curve ends"):
+                _tell(f"{label} on {task}: {cut}")
+    return plots.wall_clock(panels)
 
 
 def _groups(
@@ -174,7 +183,7 @@ def _groups(
         wanted = {c.label for c in shown}
         folder = options.published
         for run in results.published_runs(folder, task) if folder and wanted else ():
-            label = f"{run.method} [{run.details['source']}]"
+            label = results.sourced(run.method, run.details.get("source", ""))
             if label in wanted:
                 groups.setdefault((task, label), []).append(run)
     return groups
@@ -200,7 +209,10 @@ def _aggregate(runs: "list[Run]", options: Plot) -> Any:
     scores = plots.final_scores(groups, budget, options.scale)
     if not scores:
         raise ValueError(f"no method has every task at {budget:,.0f} env steps")
-    _tell_missing(groups, scores, budget)
+    there = {
+        (task, label): len(x) for label, of in scores.items() for task, x in of.items()
+    }
+    _tell_missing(groups, there, budget)
     rng = np.random.default_rng(options.seed)
     unit = _unit(options, groups)
     return plots.aggregates(scores, budget=budget, unit=unit, rng=rng)
@@ -223,15 +235,15 @@ def _of_every_task(
 
 def _tell_missing(
     groups: "Mapping[tuple[str, str], Sequence[Run]]",
-    scores: "Mapping[str, Mapping[str, np.ndarray]]",
+    there: Mapping[tuple[str, str], int],
     budget: float,
 ) -> None:
-    """Say which seeds have no score at a budget, and are not in the figure."""
+    """Say of how many runs the figure has no score at a budget."""
     for (task, label), of in groups.items():
-        there = len(scores.get(label, {}).get(task, ()))
-        if there < len(of):
+        many = there.get((task, label), 0)
+        if many < len(of):
             _tell(
-                f"{label} on {task}: {there} of {len(of)} seeds have a score at "
+                f"{label} on {task}: {many} of {len(of)} runs have a score at "
                 f"{budget:,.0f} env steps that is shown"
             )
 
@@ -275,7 +287,21 @@ def _sweep(runs: "list[Run]", options: Plot) -> Any:
             "else but the seed"
         )
     shown = [run for of in groups.values() for run in of]
-    return plots.sweep(shown, options.budgets or _last_budget(shown))
+    budgets = options.budgets or _last_budget(shown)
+    for budget in budgets:
+        there = {key: len(_scores(of, budget)) for key, of in groups.items()}
+        if not any(there.values()):
+            raise ValueError(f"no run of the sweep has a score at {budget:,} env steps")
+        _tell_missing(groups, there, float(budget))
+    return plots.sweep(shown, budgets)
+
+
+def _scores(runs: "Sequence[Run]", budget: int) -> np.ndarray:
+    """Scores at a budget, of the runs that have one."""
+    from planprior import results
+
+    values = results.values_at(runs, np.array([float(budget)]))
+    return values[np.isfinite(values)]
 
 
 def _diagnostics(runs: "list[Run]", options: Plot) -> Any:

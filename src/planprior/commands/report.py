@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
 from tyro.conf import Positional, arg
+
+from planprior.commands import printing
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,5 @@ def run(options: Report) -> int:
     with places.replacing(output) as aside:
         aside.write_text(page, encoding="utf-8")
     size = len(page) / 1e6
-    Console(highlight=False, markup=False).print(
-        f"report: {output} ({size:.1f} MB)", soft_wrap=True
-    )
+    printing.console().print(f"report: {output} ({size:.1f} MB)", soft_wrap=True)
     return 0

@@ -9,10 +9,10 @@ import typing
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from tyro.conf import Positional, arg
 
 from planprior import settings, sweep
+from planprior.commands import printing
 from planprior.experiment import TrainConfig
 
 OPTION_NAMES = {"lam": "lambda"}
@@ -88,7 +88,7 @@ def run(options: Any) -> int:
         given[name] = _several(OPTION_NAMES.get(name, name), given[name])
     result = train(TrainConfig(**given))
     if result.finished:
-        Console(highlight=False, markup=False).print(
+        printing.console().print(
             f"done; look at it with: planprior eval {result.run_dir}", soft_wrap=True
         )
     return 128 + result.signal if result.signal and not result.finished else 0
