@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import ClipAction, TimeLimit, TransformAction, TransformReward
 
 LIMIT = 6
@@ -276,6 +276,16 @@ def unlimited(num_envs: int) -> SyncVectorEnv:
 
 def next_step(num_envs: int) -> SyncVectorEnv:
     return _together(counter, num_envs, AutoresetMode.NEXT_STEP)
+
+
+def asynchronous(num_envs: int) -> AsyncVectorEnv:
+    """In processes of its own, which answer by pipes."""
+    return AsyncVectorEnv(
+        [counter] * num_envs,
+        shared_memory=False,
+        context="spawn",
+        autoreset_mode=AutoresetMode.NEXT_STEP,
+    )
 
 
 def disabled(num_envs: int) -> SyncVectorEnv:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from planprior import benchmark, cli, experiment, runtime
-from planprior.envs import dmc
+from planprior.commands import bench
+from planprior.envs import dmc, registry
 from planprior.envs.registry import task_spec
 from planprior.hlo import count_kernels, moved_bytes
 from planprior.spec import EnvSpec
@@ -233,6 +234,32 @@ def test_bench_prints_json_for_given_sizes(capsys, monkeypatch):
     assert result["members"] == 1 and result["simulated"] is None
     assert result["alone"]["env_steps_per_second"] > 0
     assert set(result["programs"]) == {"plan", "update"}
+
+
+def test_bench_times_what_a_training_runs(monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "configure", lambda **_: None)
+    timed = []
+
+    def note(experiment, *_, **__):
+        timed.append(experiment.config.terminations)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(benchmark, "run", note)
+    asked = ["bench", "Hopper-v5", "--no-simulate"]
+    with pytest.raises(ValueError, match="enough"):
+        cli.run(asked)
+    # As the suite of HumanoidBench does.
+    proposed = {"terminations": "bootstrap"}
+    monkeypatch.setattr(registry, "proposed_settings", lambda task: proposed)
+    with pytest.raises(ValueError, match="enough"):
+        cli.run(asked)
+    assert timed == ["learned", "bootstrap"]
+
+
+def test_bench_says_which_of_two_loops_it_timed():
+    options = bench.Bench(task="toys_device:Aim")
+    assert "those of train --loop host" in bench._loop(options)
+    assert bench._loop(bench.Bench(task="pendulum-swingup")) == ""
 
 
 @pytest.mark.parametrize(

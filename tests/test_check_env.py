@@ -100,6 +100,10 @@ def test_wrong_use_of_check_env(monkeypatch, capsys):
     arguments = ("check-env", "env_toys:Fine", "--steps", 3)
     status, _, err = run(monkeypatch, capsys, *arguments)
     assert status == 2 and "steps is 3; it must be at least 10" in err
+    status, out, err = run(
+        monkeypatch, capsys, "check-env", "env_toys:Fine", "--seed", -1
+    )
+    assert status == 2 and not out and "seed is -1; it must be in [0, 2^32 - 1]" in err
 
 
 def test_the_toys_are_all_tested():

@@ -97,6 +97,15 @@ def test_every_kind_of_leaf_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert_identical(load(tmp_path / "c", {"agent": shapes})["agent"], tree)
 
 
+def test_what_a_link_leads_to_is_replaced(saved: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(saved, target_is_directory=True)
+    for step in (2, 3):
+        save(link, {"agent": {"w": jnp.ones(3)}}, {"step": step})
+        assert link.is_symlink() and read_meta(saved)["step"] == step
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent", "link"]
+
+
 def test_paths_are_readable_and_independent_of_order(tmp_path: Path) -> None:
     tree = {"net": (Layer(jnp.ones(2), jnp.zeros(2)),), "x/y": jnp.ones(1)}
     save(tmp_path / "c", {"agent": tree})

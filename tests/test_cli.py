@@ -91,6 +91,10 @@ def test_train_then_evaluate(folder, monkeypatch, capsys):
         (["bench", "toys:aim,foo=1"], "has the option 'foo'; it must be one of action"),
         (["check-env", "toys:aim,foo=1"], "has the option 'foo'; it must be one of ac"),
         (["train", "x", "--seeds", "0-999999999"], "it must be at most 4096"),
+        (
+            ["train", "dog-run", "--seeds", "0-4095", "--prior-weight", "0", "1"],
+            "the population has 8,192 members, one for each combination; it must have",
+        ),
         (["train", "x", "--seeds", "0-3000", "5000-7000"], "which are 5,002; it must"),
         (["compare"], "runs is empty; it must be run folders, folders of them, or CSV"),
         (["plot"], "runs is empty; it must be run folders, folders of them, or CSV"),

@@ -1,5 +1,6 @@
 """The control loop on a clock that a test moves: what goes out, and when."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -36,11 +37,12 @@ class FakePlanner:
     def __init__(self, clock):
         self.levels, self.clock = LEVELS, clock
         self.pace = self.begin_pace = 1.0
-        self.began, self.fails, self.nan = [], False, False
+        self.began, self.nan = [], False
+        self.fails: Exception | type[Exception] | None = None
 
     def begin(self, level, observation, pending, warm_start, step):
         if self.fails:
-            raise RuntimeError("the planner broke")
+            raise self.fails
         self.began.append((level, observation, pending, warm_start))
         self.clock.now += BEGIN * self.begin_pace
         return level, np.array([-0.5], np.float32)
@@ -202,10 +204,19 @@ def test_reset_forgets_everything_of_the_last_episode():
 def test_a_planner_that_breaks_leaves_the_policy_and_is_reported():
     loop = Loop()
     loop.ticks(2)
-    loop.planner.fails = True
+    loop.planner.fails = RuntimeError("the planner broke")
     loop.ticks(HORIZON + 1)
     assert loop.tick().source is Source.POLICY
     assert loop.controller.report()["error"] == "the planner broke"
+
+
+def test_a_report_is_json_even_of_a_planner_that_never_planned():
+    loop = Loop()
+    loop.planner.fails = MemoryError
+    loop.tick()
+    told = json.loads(json.dumps(loop.controller.report(), allow_nan=False))
+    assert told["error"] == "MemoryError"
+    assert told["latency_ms"] == {"p50": None, "p95": None, "p99": None, "max": 0.0}
 
 
 @pytest.mark.parametrize(

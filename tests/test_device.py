@@ -183,3 +183,13 @@ def test_ones_own_environment_is_found_by_name():
         first = pool.reset()
     env = registry.make_env("toys_device:Uneven", env_seeds(3, N)[1])
     np.testing.assert_array_equal(env.reset(), first[1])
+
+
+def test_options_of_an_environment_on_the_device_are_refused():
+    task = "toys_device:Uneven,action_repeat=2"
+    for build in (
+        registry.make_env,
+        lambda task, seed: registry.make_pool(task, N, seed),
+    ):
+        with pytest.raises(EnvError, match="has options, which a DeviceEnv does not"):
+            build(task, 0)

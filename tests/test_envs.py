@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -419,6 +420,7 @@ def test_workers_leave_signals_to_the_parent():
         for pid in pool.reset()[:, 2]:
             os.kill(int(pid), signal.SIGTERM)
             os.kill(int(pid), signal.SIGINT)
+            os.kill(int(pid), signal.SIGHUP)
         time.sleep(0.2)
         pool.step(actions())
 
@@ -432,11 +434,12 @@ import test_envs_toys as toys
 from planprior.envs.process import ProcessPool
 
 seen = []
-for number in (signal.SIGINT, signal.SIGTERM):
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+for number in numbers:
     signal.signal(number, lambda number, _: seen.append(number))
 with ProcessPool(toys.Witness, 4, 0, 2, 20.0) as pool:
     pool.reset()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         os.killpg(0, number)
         pool.step(np.zeros((4, 2), np.float32))
     with ProcessPool(toys.Witness, 2, 0, 2, 20.0) as other:
@@ -444,7 +447,7 @@ with ProcessPool(toys.Witness, 4, 0, 2, 20.0) as pool:
 print(sorted(seen), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 """
     done = run_python(code, start_new_session=True)
-    assert done.stdout == "[2, 15] set()\n", done.stderr
+    assert done.stdout == "[1, 2, 15] set()\n", done.stderr
 
 
 def test_a_fork_server_that_is_gone_is_one_sentence(monkeypatch):
@@ -460,6 +463,42 @@ def test_a_fork_server_that_is_gone_is_one_sentence(monkeypatch):
 def test_a_hanging_worker_is_one_sentence_in_time():
     message, _ = fail(toys.Hanging, timeout=2.0)  # it would sleep for 600 s
     assert "did not answer within 2 s" in message
+
+
+def test_time_in_which_the_process_stood_still_is_not_waited(monkeypatch):
+    now, answers, waited = 0.0, [], []
+
+    def wait(sources, seconds):
+        nonlocal now
+        now += 3600.0  # as if it had been suspended meanwhile
+        waited.append(seconds)
+        return answers.pop(0)
+
+    monkeypatch.setattr(process, "wait", wait)
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: now))
+    answers += [[], [], ["worker"]]
+    assert process._Patience(2.5).wait(["worker"])
+    answers += [[], [], []]
+    assert not process._Patience(2.5).wait(["worker"])
+    assert waited == [1.0, 1.0, 0.5] * 2
+
+
+def test_episodes_to_be_done_again_have_the_time_of_their_steps(monkeypatch):
+    with make_pool(toys.Steady, 2) as pool:
+        assert isinstance(pool, ProcessPool)
+        pool.reset()
+        state, allowed = pool.state(), []
+        gather = pool._crew.gather
+
+        def note(timeout):
+            allowed.append(timeout)
+            return gather(timeout)
+
+        monkeypatch.setattr(pool._crew, "gather", note)
+        assert state is not None
+        pool.set_state(state)
+    most, steps = pool.num_envs // 2 + pool.num_envs % 2, pool.spec.episode_length
+    assert allowed == [process._START_TIMEOUT + most * steps * 20.0]
 
 
 def wait_until(condition: Callable[[], bool], sentence: str) -> None:

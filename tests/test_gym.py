@@ -527,6 +527,24 @@ def test_seeds_of_a_ready_made_pool():
         np.testing.assert_array_equal(pool.reset(0), once)
 
 
+def test_a_reset_that_is_forgotten_begins_once_more():
+    """Gymnasium's workers without shared memory do so where an episode has ended."""
+    limit = f",episode_length={toys.LIMIT}"  # workers do not tell it
+    with make_pool(f"asynchronous{limit}", num=2) as pool:
+        pool.reset(0)
+        steps = (pool.step(actions(t, (2, 2))) for t in range(toys.LIMIT))
+        ended = next(done for step in steps if (done := ends(step)).any())
+        for due in (ended, np.zeros(2, bool)):
+            pool.reset(0)
+            step = pool.step(actions(0, (2, 2)))
+            np.testing.assert_array_equal(step.begun, due)
+            np.testing.assert_array_equal(step.episode_length, np.where(due, 0, 1))
+
+
+def ends(step):
+    return step.terminated | step.truncated
+
+
 # Names --------------------------------------------------------------------------------
 
 

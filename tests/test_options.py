@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -335,3 +336,17 @@ def test_only_what_matters_is_a_difference():
     assert differences(old, stored(seed=1)) == ["train.seed was 0 and is 1"]
     changed = differences(old, stored(settings={"num_elites": 7}))
     assert "agent.planner.num_elites was 16 and is 7" in changed
+
+
+def test_sizes_of_numpy_become_numbers_that_json_holds():
+    # Elsewhere: in tests types are checked, and these are none of Python's.
+    code = (
+        "import dataclasses, json, numpy as np\n"
+        "from planprior import EnvSpec\n"
+        "spec = EnvSpec('x', np.int64(3), np.prod((2, 1)), np.uint8(5))\n"
+        "print(json.dumps(dataclasses.asdict(spec)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    told = json.loads(done.stdout)
+    assert (told["observation_dim"], told["action_dim"]) == (3, 2), done.stderr
+    assert told["episode_length"] == 5

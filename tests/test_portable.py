@@ -155,8 +155,10 @@ def test_wrong_seeds_are_one_sentence(seed, folder, monkeypatch, capsys):
 
 def test_no_name_is_not_the_current_folder(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    status, _, err = run(monkeypatch, capsys, "eval", "")
-    assert status == 2 and "run is ''; it must be a run folder, one of its" in err
+    for arguments in (["eval", ""], ["control", ""], ["export", "", "x"],
+                      ["bench", "--control", ""]):  # fmt: skip
+        status, _, err = run(monkeypatch, capsys, *arguments)
+        assert status and "path is ''; it must be a run folder, one of its" in err
     assert Agent.load(".").info["step"] == 160
 
 

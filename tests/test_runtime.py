@@ -233,20 +233,29 @@ def test_sizes_for_people(count: int, text: str) -> None:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
     with GracefulStop() as stop:
         assert not stop.requested
         signal.raise_signal(number)
         assert stop.requested and stop.signal == number
         signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with GracefulStop() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.requested
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.usefixtures("handlers")

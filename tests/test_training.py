@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 import toys
 from planprior import launch, training
-from planprior.acting import Agent, NotFiniteError
+from planprior.acting import Agent, NotFiniteError, find_checkpoint
 from planprior.checkpoint import CheckpointError, Checkpoints, read_meta
 from planprior.envs.base import EnvError
 from planprior.envs.process import WorkerError
@@ -291,9 +291,45 @@ def test_what_cannot_be_loaded_is_one_sentence(finished, tmp_path):
         Agent.load(folder, checkpoint=7)
     with pytest.raises(CheckpointError, match=r"member is 3; .* has 1"):
         Agent.load(folder, member=3)
+    checkpoint = find_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="is no run: it holds one agent"):
+        Agent.load(checkpoint, checkpoint=160)
+    with pytest.raises(CheckpointError, match=r"has no meta\.json nor checkpoints"):
+        Agent.load(tmp_path)
+    # Numbers of NumPy are numbers: steps are read from tables.
+    assert find_checkpoint(folder, np.int64(160)) == find_checkpoint(folder, 160)
+    assert Agent.load(folder, member=np.int64(0)).info["member"] == 0
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         Agent.load(tmp_path / "empty")
+
+
+def test_of_a_wrong_choice_no_other_agent_is_taken(finished):
+    # Elsewhere: in tests types are checked, and these are wrong.
+    folder, _, _ = finished
+    code = f"""
+from pathlib import Path
+from planprior.acting import find_checkpoint, find_member
+for which in ("lates", "160", 160.0, None):
+    try:
+        print(find_checkpoint(Path({str(folder)!r}), which))
+    except ValueError as error:
+        print(error)
+for member in ("0", 0.0):
+    try:
+        print(find_member([{{}}], member, Path("x")))
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        *(
+            f"checkpoint is {which!r}; it must be best, latest or a number of env steps"
+            for which in ("lates", "160", 160.0, None)
+        ),
+        "member is '0'; x has 1, so it must be in [0, 0]",
+        "member is 0.0; x has 1, so it must be in [0, 0]",
+    ], done.stderr
 
 
 # --- Variants -------------------------------------------------------------------------
@@ -345,6 +381,37 @@ def test_an_environment_that_is_bound_to_break_is_not_gone_on_with(tmp_path):
             train(folder, "toys:doomed", steps=240)
     # The second time it was another episode, which got as far as it can.
     assert Checkpoints(folder / "checkpoints").steps()[-1] == 160
+    assert [row["step"] for row in evaluations(folder)] == ["80", "160"]
+
+
+def test_environments_that_end_at_the_signal_to_stop_are_no_fault(
+    tmp_path, monkeypatch
+):
+    """Ctrl-C reaches the processes of an `AsyncVectorEnv`, too."""
+    folder, evaluate = tmp_path / "run", training.evaluation.evaluate
+    monkeypatch.setattr(toys.Broken, "made", 0)
+    stopped = property(lambda self: toys.Broken.made > toys.Broken.lasts)
+    with monkeypatch.context() as patch:
+        patch.setattr(GracefulStop, "requested", stopped)
+        result, screen = train(folder, "toys:broken")
+    assert not result.finished and "the environments have ended first: " in screen
+    assert "stopped and saved at 60 of 160" in screen
+    assert not read_meta(Checkpoints(folder / "checkpoints").path(60))["episodes"]
+    monkeypatch.setattr(toys.Broken, "lasts", 10_000)
+
+    def end(*args, **options):
+        toys.Broken.made = 10_001
+        raise EnvError("toys:broken failed: BrokenPipeError", 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GracefulStop, "requested", stopped)
+        patch.setattr(training.evaluation, "evaluate", end)
+        result, _ = train(folder, "toys:broken")
+    assert not result.finished and not evaluations(folder)
+    # The evaluation that was interrupted is made first.
+    assert training.evaluation.evaluate is evaluate
+    monkeypatch.setattr(toys.Broken, "made", 0)
+    assert train(folder, "toys:broken")[0].finished
     assert [row["step"] for row in evaluations(folder)] == ["80", "160"]
 
 
@@ -618,7 +685,14 @@ def stop_after(stop, questions):
     return stop.asked > questions
 
 
-def start(folder):
+ON_A_TERMINAL = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("planprior", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(folder, terminal=None):
     """A training that goes on for long, of programs that are compiled already."""
     options = {
         "run-dir": folder,
@@ -630,7 +704,8 @@ def start(folder):
         "num-envs": UNEVEN["num_envs"],
         "buffer-size": UNEVEN["buffer_size"],
     }
-    command = [sys.executable, "-m", "planprior", "train", "toys:uneven"]
+    how = ["-m", "planprior"] if terminal is None else ["-c", ON_A_TERMINAL]
+    command = [sys.executable, *how, "train", "toys:uneven"]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     command += [f"{name}={value}" for name, value in UNEVEN["settings"].items()]
@@ -638,9 +713,11 @@ def start(folder):
     return subprocess.Popen(
         command,
         env=os.environ | {"PYTHONPATH": here},
-        stdout=subprocess.PIPE,
+        stdin=terminal,
+        stdout=subprocess.PIPE if terminal is None else terminal,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=terminal is not None,
     )
 
 
@@ -666,6 +743,20 @@ def test_killed_and_repeated_it_goes_on(tmp_path):
             assert process.returncode == 128 + number, output
             assert "the same command goes on from there" in output
     assert Agent.load(folder, checkpoint="latest").act(np.zeros(3)).shape == (1,)
+
+
+def test_a_terminal_that_closes_ends_it_saved(tmp_path):
+    folder = tmp_path / "run"
+    ours, theirs = os.openpty()
+    process = start(folder, theirs)
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as screen:
+        shown, checkpoints = b"", Checkpoints(folder / "checkpoints")
+        while not any(step > 40 for step in checkpoints.steps()):
+            shown += screen.read(65536)
+        step = checkpoints.steps()[-1]
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP, shown[-1000:]
+    assert kill.check(folder) >= step
 
 
 def test_brackets_in_a_sentence_are_no_markup(tmp_path, monkeypatch):

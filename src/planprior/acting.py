@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,11 @@ from planprior.search import aged
 from planprior.spec import EnvSpec
 from planprior.state import AgentState
 
-Which = Literal["best", "latest"] | int
-MemberChoice = int | Mapping[str, float | int]
+Which = Literal["best", "latest"] | SupportsIndex
+MemberChoice = SupportsIndex | Mapping[str, float | int]
+
+
+SOURCES = "a run folder, one of its checkpoints or an agent's folder"
 
 
 class NotFiniteError(RuntimeError):
@@ -92,6 +95,8 @@ class Agent:
             CheckpointError: There is no such checkpoint, or it is damaged or foreign.
             ValueError: The seed is not in [0, 2^32 - 1].
         """
+        if path == "":  # it would be the current folder, which nobody means by it
+            raise CheckpointError(f"path is ''; it must be {SOURCES}")
         folder = find_checkpoint(Path(path), checkpoint)
         agents, spec, config, hypers, info = load_population(folder)
         index = find_member(info["members"], member, folder)
@@ -172,11 +177,12 @@ def find_member(
         CheckpointError: There is none, or there are several.
     """
     count = len(members)
-    if isinstance(wanted, int):
-        if 0 <= wanted < count:
-            return wanted
+    if not isinstance(wanted, Mapping):
+        number = _whole(wanted)
+        if number is not None and 0 <= number < count:
+            return number
         raise CheckpointError(
-            f"member is {wanted}; {folder} has {count}, so it must be in "
+            f"member is {wanted!r}; {folder} has {count}, so it must be in "
             f"[0, {count - 1}]"
         )
     fits = [i for i, m in enumerate(members) if _fits(m, wanted)]
@@ -199,12 +205,22 @@ def _fits(member: Mapping[str, float | int], wanted: Mapping[str, float | int]) 
     )
 
 
+def _whole(value: Any) -> int | None:
+    """A whole number as Python's, NumPy's included; None if it is something else."""
+    return operator.index(value) if hasattr(value, "__index__") else None
+
+
 def find_checkpoint(path: Path, which: Which = "best") -> Path:
     """Return the checkpoint that is meant by a run folder or a checkpoint.
 
     Raises:
         CheckpointError: There is none.
     """
+    step = _whole(which)
+    if step is None and which not in ("best", "latest"):
+        raise CheckpointError(
+            f"checkpoint is {which!r}; it must be best, latest or a number of env steps"
+        )
     if not path.name:  # the current folder, which needs one: files beside it are named
         path = path.resolve()
     if not path.is_dir():
@@ -213,16 +229,24 @@ def find_checkpoint(path: Path, which: Which = "best") -> Path:
         _refuse_folder_of_runs(path)
         if (path / "config.json").exists() and not (path / "meta.json").exists():
             raise CheckpointError(f"{path} has no checkpoint yet")
+        if not (path / "meta.json").exists():
+            raise CheckpointError(
+                f"{path} has no meta.json nor checkpoints; it must be {SOURCES}"
+            )
+        if step is not None:
+            raise CheckpointError(
+                f"checkpoint is {step}, but {path} is no run: it holds one agent"
+            )
         return path
     checkpoints = Checkpoints(path / "checkpoints")
-    if isinstance(which, int):
+    if step is not None:
         steps = checkpoints.steps()
-        if which not in steps:
+        if step not in steps:
             raise CheckpointError(
-                f"{path} has no checkpoint at {which} env steps; it has "
+                f"{path} has no checkpoint at {step} env steps; it has "
                 f"{', '.join(map(str, steps)) or 'none'}"
             )
-        return checkpoints.path(which)
+        return checkpoints.path(step)
     found = checkpoints.best() if which == "best" else None
     found = found or checkpoints.latest()
     if found is None:

@@ -289,7 +289,11 @@ def _write(
     attached: Mapping[str, bytes],
     added: Collection[str],
 ) -> None:
-    """Writes into a folder beside `folder`, which then takes its place."""
+    """Writes into a folder beside `folder`, which then takes its place.
+
+    A link stays, and the folder that it leads to is replaced.
+    """
+    folder = folder.resolve() if folder.is_symlink() else folder
     ours = _ours(folder).union(added)
     foreign = [entry.name for entry in _entries(folder) if not _is_ours(entry, ours)]
     if foreign:

@@ -253,7 +253,8 @@ class Config(Checked):
         batch_size: B, slices per update.
         terminations: `masked`: no value after an end (correct); `bootstrap`: ends are
             ignored, as the HumanoidBench papers do; `learned`, which is set where the
-            environment can terminate: masked, and a continue head tells the planner.
+            environment can terminate: masked, and a continue head tells the planner
+            (and the targets of V heads, which imagine their steps).
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)

@@ -29,6 +29,7 @@ from planprior.actor import CanAct
 from planprior.anytime import Best, Budget, CompiledPlanner, Planner, Times
 from planprior.latency import Histogram
 from planprior.search import aged
+from planprior.tables import plain
 
 SPARE = 0.1
 """Share of a period that planning leaves free, for the rest of the loop."""
@@ -295,11 +296,13 @@ class Controller:
         """What happened so far, as JSON can hold it.
 
         Returns:
-            Latencies of plans and of calls (p50, p95, p99, max, in milliseconds), the
-            histogram, actions by source, missed deadlines, bad observations, how slow
-            the machine is against an idle one, and what stopped the planner.
+            Latencies of plans and of calls (p50, p95, p99, max, in milliseconds; None
+            where there was none), the histogram, actions by source, missed deadlines,
+            bad observations, how slow the machine is against an idle one, and what
+            stopped the planner.
         """
-        return {
+        error = self.error
+        told = {
             "hz": self.hz,
             "actions": self.sources.total(),
             "latency_ms": self.latency.summary(),
@@ -309,8 +312,10 @@ class Controller:
             "missed": sum(self.sources[source] for source in MISSED),
             "bad_observations": self.bad_observations,
             "slowness": self._budget.slowness,
-            "error": None if self.error is None else str(self.error),
+            # Some say nothing but their name: that memory is short, for one.
+            "error": None if error is None else str(error) or type(error).__name__,
         }
+        return plain(told, finite=True)
 
     # --- At a tick --------------------------------------------------------------------
 

@@ -188,11 +188,19 @@ class TrainConfig(Checked):
         """The members of the population: a seed and values of what is swept.
 
         Raises:
-            ValueError: A setting is unknown, or cannot have several values.
+            ValueError: A setting is unknown, or cannot have several values; or they
+                are too many.
         """
         given = _prior_weights(self) | settings.parse(self.settings)
         swept = {name: x for name, x in given.items() if isinstance(x, tuple)}
-        return sweep.choices(self.seeds or (self.seed,), swept)
+        seeds = self.seeds or (self.seed,)
+        count = math.prod(map(len, (seeds, *swept.values())))
+        if count > sweep.MOST_MEMBERS:
+            raise ValueError(
+                f"the population has {count:,} members, one for each combination; it "
+                f"must have at most {sweep.MOST_MEMBERS}"
+            )
+        return sweep.choices(seeds, swept)
 
     def loops_on_device(self, task: str, on_device: bool) -> bool:
         """Whether the loop runs on the device.

@@ -1,4 +1,4 @@
-"""What this process may use of the machine that it runs on: cores and memory.
+"""What this process may use of the machine that it runs on, and what ends it.
 
 Containers and batch systems hold a process to less than the machine has, by control
 groups (Linux, cgroups(7)), and stop it where it takes more memory. Neither affinity
@@ -6,9 +6,17 @@ nor `/proc/meminfo` shows that.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+STOPPING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no hangup
+)
+"""Signals that ask a process to end: of Ctrl-C, clusters, and terminals that close."""
 
 MEMINFO = Path("/proc/meminfo")
 OWN_GROUPS = Path("/proc/self/cgroup")

@@ -3,7 +3,7 @@
 Each device runs a population's programs on its own members, as if there were no others;
 within one, devices wait for each other only to learn whether all can go on
 (`Placement.anywhere`). What a member does cannot depend on how many devices there are,
-therefore, and a training may go on with another number.
+but for rounding, therefore, and a training may go on with another number.
 """
 
 import functools

@@ -297,7 +297,7 @@ class Programs:
         """Rows in which a terminal state stays as it is, for nothing.
 
         Without them no slice begins in the last H − 1 states before an end: the encoder
-        would never be trained on them, nor the value of an end be learned to be 0.
+        would never be trained on them, nor Q heads learn that an end is worth 0.
         """
         learned = self.config.terminations == "learned" and self.spec.can_terminate
         return self.config.horizon - 1 if learned else 0

@@ -248,11 +248,11 @@ def _advice(where: str, error: Exception) -> str:
 
 
 class GracefulStop:
-    """Turns Ctrl-C and SIGTERM into a flag, for a loop that ends its step and saves.
+    """Turns Ctrl-C, SIGTERM and hangups into a flag, for a loop that ends and saves.
 
     A second Ctrl-C raises `KeyboardInterrupt`, for whoever cannot wait; the first says
-    so. Outside the main thread, where Python allows no signal handlers, the flag is
-    never set.
+    so. A hangup that is ignored already, by `nohup`, stays so. Outside the main thread,
+    where Python allows no signal handlers, the flag is never set.
 
     Example:
         with GracefulStop() as stop:
@@ -264,6 +264,7 @@ class GracefulStop:
         self.signal: signal.Signals | None = None
         self._at_once = False
         self._previous: dict[signal.Signals, Any] = {}
+        self._terminals: list[int] = []
 
     @property
     def requested(self) -> bool:
@@ -272,8 +273,11 @@ class GracefulStop:
 
     def __enter__(self) -> "GracefulStop":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)
+            self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+            for number in host.STOPPING:
+                kept = number not in (signal.SIGINT, signal.SIGTERM)
+                if not (kept and signal.getsignal(number) == signal.SIG_IGN):
+                    self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -309,12 +313,21 @@ class GracefulStop:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+        self._forget_terminals()
         if self._at_once:
             self._leave_if_requested()
         if number == signal.SIGINT:
             # Not by a stream, which the handler may have interrupted amid writing.
             with suppress(OSError):
                 os.write(2, b"\nstopping and saving; Ctrl-C again leaves at once\n")
+
+    def _forget_terminals(self) -> None:
+        """Lets go of terminals that have closed: to write there is an error."""
+        gone = [fd for fd in self._terminals if not os.isatty(fd)]
+        for fd in gone:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), fd)
+            self._terminals.remove(fd)
 
 
 # One process per run folder.

@@ -194,6 +194,8 @@ class Training:
             raise  # all was saved where it broke
         except (EnvError, WorkerError) as error:
             if isinstance(error, EnvError):
+                if self.tools.stop():
+                    return self._stop_without_environments(error)
                 self._name_member(error, self.tools.pool)
             # A worker's end leaves the episodes that a checkpoint of this step has. An
             # environment that broke would break again, if they were gone on with.
@@ -201,6 +203,17 @@ class Training:
             if self.counters.decisions and (anew or isinstance(error, EnvError)):
                 self._save_after(error, episodes=False)
             raise
+
+    def _stop_without_environments(self, error: EnvError) -> bool:
+        """Save as at any stop, but for the episodes.
+
+        A signal goes to the whole group, and so to processes that an environment has
+        started itself: they may have left before the last step was made.
+        """
+        self._reporter.say(f"the environments have ended first: {error}")
+        if self._place() != self._saved:
+            self.save(episodes=False)
+        return False
 
     def _save_after(self, error: EnvError | WorkerError, *, episodes: bool) -> None:
         """Save what was learned before an environment broke, which is what to tell."""
@@ -514,6 +527,8 @@ class Training:
                 stop=self.tools.stop,
             )
         except EnvError as error:
+            if self.tools.stop():
+                return None  # as above: the signal was for its processes, too
             self._name_member(error, pool)
             # It would break at the same step for ever: agents and seeds are the same.
             self.counters.evaluated_at = self.env_steps

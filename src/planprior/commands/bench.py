@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -74,7 +73,7 @@ class Bench:
     observation_dim: int | None = None
     action_dim: int | None = None
     episode_length: int | None = None
-    control: tuple[Path, ...] = ()
+    control: tuple[str, ...] = ()
     control_sizes: tuple[str, ...] = ()
     control_samples: tuple[int, ...] = (64, 128, 256, 512)
     control_iterations: tuple[int, ...] = (1, 2, 3, 6)
@@ -95,6 +94,7 @@ def run(options: Bench) -> int:
     if options.control:
         return bench_control.run(options)
     from planprior import benchmark, experiment, runtime
+    from planprior.envs.registry import proposed_settings
     from planprior.mapping import on_accelerator
 
     _check(options)
@@ -114,7 +114,10 @@ def run(options: Bench) -> int:
         precision=options.precision,
         settings=options.settings,
     )
-    resolved = experiment.resolve(train, spec, accelerator=on_accelerator())
+    proposed = proposed_settings(options.task) if options.task else {}
+    resolved = experiment.resolve(
+        train, spec, accelerator=on_accelerator(), proposed=proposed
+    )
     make_pool, why = _simulator(options, train)
     console = printing.console(stderr=options.json)
     peak, results = benchmark.run(
@@ -124,7 +127,7 @@ def run(options: Bench) -> int:
     if options.json:
         print(as_json(_as_json(resolved, machine, peak, results, why)))
     else:
-        _show(console, resolved, machine, peak, results, why)
+        _show(console, resolved, machine, peak, results, why or _loop(options))
     return 0
 
 
@@ -171,6 +174,18 @@ def _simulator(options: Bench, train: Any) -> tuple[Callable[[int], Any] | None,
         return None, f"the simulator of {resolve(options.task)} is not installed here"
     workers, pool = train.workers, options.pool
     return lambda n: make_pool(options.task, n, 0, workers, pool=pool), ""
+
+
+def _loop(options: Bench) -> str:
+    """Which loop was timed with the simulator, where a training has two of them."""
+    from planprior.envs.registry import is_on_device
+
+    if options.pool is not None or not is_on_device(options.task):
+        return ""
+    return (
+        "env steps/s are those of train --loop host, step by step; a training as one "
+        "program on the device was not timed"
+    )
 
 
 def _as_json(

@@ -33,11 +33,13 @@ class CheckEnv:
 
 def run(options: CheckEnv) -> int:
     """Check and tell."""
+    from planprior.checked import require_seed
     from planprior.envs.check import ENVS, check
     from planprior.envs.registry import make_pool, resolve
 
     if options.steps < 10:
         raise ValueError(f"steps is {options.steps}; it must be at least 10")
+    require_seed(options.seed)
     task = resolve(options.task)
     spec, findings = check(
         lambda: make_pool(task, ENVS, options.seed, workers=0),

@@ -1,11 +1,10 @@
 """`planprior control`: an agent at a fixed rate, in a simulator in real time."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from planprior.commands import printing
 from planprior.tables import as_json
@@ -27,7 +26,7 @@ class Control:
         json: Print one JSON object and nothing else.
     """
 
-    run: Positional[Path]
+    run: Annotated[Positional[str], arg(metavar="PATH")]
     hz: float | None = None
     seconds: float = 30.0
     max_rate: float | None = None
@@ -117,8 +116,8 @@ def _latencies(told: dict[str, Any]) -> Table:
         ("call of act", "call_ms"),
         ("action after it was due", "lateness_ms"),
     ):
-        shown = (f"{told[key][column]:.2f}" for column in ("p50", "p95", "p99", "max"))
-        table.add_row(name, *shown)
+        times = (told[key][column] for column in ("p50", "p95", "p99", "max"))
+        table.add_row(name, *("–" if x is None else f"{x:.2f}" for x in times))
     return table
 
 

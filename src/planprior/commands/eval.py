@@ -16,7 +16,7 @@ class Eval:
     """Play episodes with a trained agent: mean, 95 % interval, returns; or film one.
 
     Attributes:
-        run: Run folder, or one of its checkpoints.
+        run: Run folder, one of its checkpoints, or an agent's folder.
         mode: Act by planning, or by the bare policy.
         episodes: Episodes to play.
         seed: Of the first states and of what is random in planning.
@@ -90,12 +90,6 @@ def _check(options: Eval) -> None:
     from planprior.checked import require_seed
     from planprior.experiment import MOST_ENVS
 
-    if not options.run:
-        # As a path it would be the current folder, which an unset variable never means.
-        raise ValueError(
-            "run is ''; it must be a run folder, one of its checkpoints or an agent's "
-            "folder"
-        )
     require_seed(options.seed)
     if not 1 <= options.episodes <= MOST_ENVS:
         # Each has an environment of its own, and all play at once.

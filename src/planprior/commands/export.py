@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from planprior.commands import printing
 
@@ -30,7 +30,7 @@ class Export:
             further input, as the controller does to make up for a period of delay.
     """
 
-    run: Positional[Path]
+    run: Annotated[Positional[str], arg(metavar="PATH")]
     folder: Positional[Path]
     checkpoint: str = "best"
     member: int = 0
@@ -60,8 +60,9 @@ def run(options: Export) -> int:
     runtime.configure()
     agent = Agent.load(options.run, checkpoint=which, member=options.member)
     files = manifest.files(agent, wanted)
-    is_run = (options.run / "checkpoints").is_dir()
-    learner, origin = Learner.of(agent.state), options.run if is_run else None
+    run = Path(options.run)
+    is_run = (run / "checkpoints").is_dir()
+    learner, origin = Learner.of(agent.state), run if is_run else None
     export(agent, learner, options.folder, origin, files)
     _tell(agent.info, options, files)
     return 0

@@ -15,7 +15,7 @@ from typing import Any
 
 from planprior.envs import gym, vector
 from planprior.envs.base import Env, EnvError, failure
-from planprior.envs.options import split
+from planprior.envs.options import TaskOptions, split
 
 
 def make_env(task: str, seed: int) -> Env:
@@ -34,13 +34,10 @@ def make_env(task: str, seed: int) -> Env:
     bare, options = split(task)
     made = call(bare, seed=seed)
     if getattr(made, "on_device", False):
+        _refuse(options, task, "DeviceEnv")
         return importlib.import_module("planprior.envs.device").OnHost(made, seed)
     if isinstance(made, Env):
-        if str(options):
-            raise EnvError(
-                f"task {task!r} has options, which a planprior.Env does not have: its "
-                "EnvSpec says what they would"
-            )
+        _refuse(options, task, "planprior.Env")
         return made
     if gym.is_env(made):
         return gym.wrap(made, task, seed, options)
@@ -53,6 +50,29 @@ def make_env(task: str, seed: int) -> Env:
         f"{bare} returns {type(made).__name__}; it must return a planprior.Env, a "
         "gymnasium.Env or a gymnasium.vector.VectorEnv"
     )
+
+
+def make_device_env(task: str, seed: int) -> Any:
+    """Build the `device.DeviceEnv` of a task whose function `makes_on_device`.
+
+    Args:
+        task: `module:function`.
+        seed: Of whatever is random in building it.
+
+    Raises:
+        EnvError: It cannot be built, or options were given.
+    """
+    bare, options = split(task)
+    _refuse(options, task, "DeviceEnv")
+    return call(bare, seed=seed)
+
+
+def _refuse(options: TaskOptions, task: str, kind: str) -> None:
+    if str(options):
+        raise EnvError(
+            f"task {task!r} has options, which a {kind} does not have: its EnvSpec "
+            "says what they would"
+        )
 
 
 def makes_several(task: str) -> bool:

@@ -158,8 +158,10 @@ class ProcessPool(Pool):
     def _write_states(self, states: Sequence[EnvState]) -> str:
         with self._closing_on_error():
             self._crew.ask("set_state", states)
-            # Whole episodes may have to be done again: see `retraced.py`.
-            lost = self._crew.gather(_START_TIMEOUT)
+            # Whole episodes may have to be done again, see `retraced.py`, each step of
+            # which may take as long as any.
+            steps = self._crew.most_environments * self.spec.episode_length
+            lost = self._crew.gather(_START_TIMEOUT + steps * self._timeout)
         return next(filter(None, lost), "")
 
     def _close(self) -> None:
@@ -223,8 +225,13 @@ class _Crew:
             member.send((command, part))
 
     def gather(self, timeout: float) -> list:
-        deadline = time.monotonic() + timeout
-        return [member.answer(deadline, timeout) for member in self._members]
+        patience = _Patience(timeout)
+        return [member.answer(patience) for member in self._members]
+
+    @property
+    def most_environments(self) -> int:
+        """How many the worker has that has most of them."""
+        return max(member.stop - member.start for member in self._members)
 
     def close(self) -> None:
         for member in self._members:
@@ -233,6 +240,30 @@ class _Crew:
         for member in self._members:
             member.bury(deadline)
         self._members.clear()
+
+
+class _Patience:
+    """Seconds that may still be waited.
+
+    Not those for which this process stood still (Ctrl-Z, a job that was suspended): its
+    workers did as well, and have yet to answer when all go on.
+    """
+
+    SLICE = 1.0
+    """The most seconds that count of one wait, however long the clock says it was."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = self._left = seconds
+
+    def wait(self, sources: Sequence[Any]) -> bool:
+        """Wait until one of the sources is ready; return whether one is."""
+        while True:
+            part, began = min(self.SLICE, self._left), time.monotonic()
+            if wait(sources, part):
+                return True
+            self._left -= min(part, time.monotonic() - began)
+            if self._left <= 0.0:
+                return False
 
 
 class _Member:
@@ -261,15 +292,14 @@ class _Member:
             self._connection.send(message)
         except OSError as error:
             # A worker that failed has left its reason in the pipe before it went.
-            self.answer(time.monotonic() + 1.0, 1.0)
+            self.answer(_Patience(1.0))
             raise self._died() from error
 
-    def answer(self, deadline: float, timeout: float) -> object:
-        left = max(0.0, deadline - time.monotonic())
-        if not wait([self._connection, self._process.sentinel], left):
+    def answer(self, patience: _Patience) -> object:
+        if not patience.wait([self._connection, self._process.sentinel]):
             raise WorkerError(
-                f"{self._label()} did not answer within {timeout:g} s; it hangs or is "
-                "far too slow"
+                f"{self._label()} did not answer within {patience.seconds:g} s; it "
+                "hangs or is far too slow"
             )
         try:
             # A process that has ended may have left a last message.
@@ -342,7 +372,7 @@ def _no_main_module() -> Iterator[None]:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start processes that leave Ctrl-C and SIGTERM to this one, from the first moment.
+    """Start processes that leave `host.STOPPING` to this one, from the first moment.
 
     The fork server, too: clusters signal the whole group, and as it ends the system
     says of all its workers that they have ended. Both inherit what is blocked.
@@ -350,9 +380,11 @@ def _signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its start would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, host.STOPPING)
     try:
+        # It ignores the first two, and unblocks them here as it starts.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, host.STOPPING)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -133,6 +133,13 @@ def is_installed(task: str) -> bool:
     return True
 
 
+def is_on_device(task: str) -> bool:
+    """Tell whether a task's environments are JAX programs (`device.py`)."""
+    full = resolve(task)
+    suite = _suites().get(_parts(full)[0])
+    return own.makes_on_device(full) if suite is None else _on_device(suite)
+
+
 def check_pool(task: str, pool: str) -> None:
     """Check, without building anything, that a pool can step a task.
 
@@ -182,7 +189,7 @@ def make_pool(
     if suite is None and own.makes_several(full):
         return own.make_vector_pool(full, num_envs, env_seeds(seed, num_envs))
     if suite is None and own.makes_on_device(full):
-        return _device().DevicePool(own.call(full, seed=0), num_envs, seed)
+        return _device().DevicePool(own.make_device_env(full, 0), num_envs, seed)
     if suite is not None and _on_device(suite):
         return _device().DevicePool(suite.make(name, 0), num_envs, seed)
     make = functools.partial(make_env, full)

@@ -44,6 +44,8 @@ class VectorPool(Pool):
         mode: When it begins the next episode, one of `MODES`.
     """
 
+    where = "in the task's own vector environment, whatever --workers says"
+
     def __init__(
         self, env: Any, num_envs: int, name: str, seeds: Sequence[int],
         options: TaskOptions,
@@ -93,7 +95,16 @@ class VectorPool(Pool):
             observation, _ = self.env.reset(seed=self._seed_for(seeds))
             self._arrays.observation[:] = self._flat(observation)
         self._arrays.reset_observation[:] = self._arrays.observation
-        self._due_reset[:] = False
+        self._due_reset &= self._begins_twice
+
+    @property
+    def _begins_twice(self) -> bool:
+        """Whether an episode that is due begins once more after a reset.
+
+        Gymnasium's workers forget what is due at a reset by shared memory alone
+        (1.4.0, `gymnasium/vector/async_vector_env.py`).
+        """
+        return not getattr(self.env.unwrapped, "shared_memory", True)
 
     def _seed_for(self, seeds: Sequence[int] | None) -> Any:
         if seeds is None:

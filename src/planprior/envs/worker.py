@@ -8,6 +8,8 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
+from planprior import host
+
 _THREAD_COUNTS = (
     "MKL_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
@@ -25,10 +27,10 @@ def start(connection: Connection, environ: dict[str, str]) -> None:
         environ: The parent's environment variables; those of the fork server may be
             older.
     """
-    # Ctrl-C, and SIGTERM from a cluster whose time is up, reach the whole group. The
-    # parent decides what they mean, and may still need a last step to save.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, SIGTERM from a cluster whose time is up, and a terminal's hangup reach the
+    # whole group. The parent decides what they mean, and may need a last step to save.
+    for number in host.STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     os.environ.update(environ)
     os.environ.update({name: "1" for name in _THREAD_COUNTS})
 
