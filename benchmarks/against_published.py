@@ -21,6 +21,7 @@ import ast
 import importlib
 import importlib.machinery
 import json
+import os
 import subprocess
 import sys
 import time
@@ -300,6 +301,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         return serve(options.serve, options.folder.resolve())
+    # On the CPU also where there is a GPU: there the others run.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     from planprior import runtime
 
     runtime.configure()

@@ -45,10 +45,16 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 def machine_of(config: dict, step: int) -> dict:
     """Where, when and by what command a run made its row of that step.
 
-    A run that was stopped or prolonged has been started several times.
+    A run that was stopped or prolonged has been started several times. One that was
+    stopped within an evaluation makes that first: its row is of the later start, though
+    not of a later step.
     """
     starts = [{"step": -1, **config.get("machine", {})}, *config.get("resumed", [])]
-    return next(start for start in reversed(starts) if start["step"] < step)
+    return next(
+        start
+        for start in reversed(starts)
+        if start.get("evaluated_at", start["step"]) < step
+    )
 
 
 def how_made(config: dict, machine: dict) -> dict[str, str]:

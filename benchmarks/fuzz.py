@@ -516,7 +516,11 @@ def supervise(seed: int, seconds: float) -> tuple[collections.Counter, list[str]
     while (left := end - time.monotonic()) > 0:
         command = [sys.executable, __file__, "--work", "--seed", str(seed)]
         command += ["--seconds", str(left)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # A GPU's driver takes more address space than a load may.
+        environ = os.environ | {"JAX_PLATFORMS": "cpu"}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environ
+        )
         assert process.stdout
         name, answered = "the start", True
         for line in process.stdout:

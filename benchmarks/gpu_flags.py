@@ -79,8 +79,11 @@ def measure(case: Case, decisions: int, size: str) -> None:
     """Compile, say so, wait for a line of input, time, and print the result."""
     from planprior import benchmark, experiment, runtime
     from planprior.envs.registry import is_installed, make_pool, task_spec
+    from planprior.mapping import on_accelerator
 
     runtime.configure(precision=case.precision, compilation_cache=False)
+    if not on_accelerator():
+        raise SystemExit("this measures a GPU, and JAX finds none")
     spec = task_spec("dog-run")
     train = experiment.TrainConfig(
         task="dog-run", method=case.method, size=size, num_envs=case.num_envs

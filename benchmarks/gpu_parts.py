@@ -144,7 +144,7 @@ def build(variant: Variant, size: str) -> benchmark.Subject:
 
 def groups(counts: list[int], precisions: list[str]) -> list[list[Variant]]:
     """What is compared, in groups."""
-    most = max(n for n in counts if n <= 8)
+    most = max((n for n in counts if n <= 8), default=min(counts))
     ends = sorted({1, most})
     exact = "TF32_TF32_F32_X3" if "TF32_TF32_F32_X3" in precisions else "float32"
     first = [Variant(members=n, precision=p) for p in ("float32", exact) for n in ends]

@@ -10,6 +10,7 @@ no process behind. The samples are in FOLDER/samples.csv.
 """
 
 import argparse
+import contextlib
 import csv
 import datetime
 import os
@@ -212,7 +213,8 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0, help="seconds")
     parser.add_argument("--share", type=float, default=1.0, help="of one core's time")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     run = options.folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
@@ -232,7 +234,9 @@ def main() -> None:
             samples = watch(options, process)
             left = stop(process)
         finally:
-            process.kill()
+            # Its workers as well, which may stand still (`throttled`).
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     print(f"{datetime.date.today()}, {runtime.cpu_model()}, one core", end="")
     print(f" for {options.share:.0%} of the time; {runtime.versions()}")
     print(report(samples))

@@ -23,6 +23,9 @@ from planprior.flops import plan_flops, update_flops
 from planprior.hlo import parse
 from planprior.methods import METHODS, SIZES
 
+# Also where there is a GPU: it is not what is measured.
+jax.config.update("jax_platforms", "cpu")
+
 DOG = task_spec("dog-run")
 FLOPS = {"plan": plan_flops, "update": update_flops}
 RUNS_OTHERS = ("while", "call", "conditional")

@@ -154,8 +154,9 @@ def main() -> None:
     print(f"{datetime.date.today()}, {machine['device']}, {machine['cpu']}")
     agents, replay = full_agents(), full_replay(options.capacity, 0)
     jax.block_until_ready((agents, replay))
-    shutil.rmtree(options.folder, ignore_errors=True)
-    saving = Saving(options.folder, {}, warn=print)
+    folder = options.folder / "saving"  # what else is there stays
+    shutil.rmtree(folder, ignore_errors=True)
+    saving = Saving(folder, {}, warn=print)
     saves, updates, step = [timed_save(saving, 0, agents, replay, 0)], 0, 0
     print(f"whole: {told(saves)}", flush=True)
     for renewed, name in ((0, "new rows"), (decisions // 10, "and new plans")):
@@ -181,7 +182,7 @@ def main() -> None:
     loaded = saving.load_replay(start, options.capacity, lambda room: empty)
     jax.block_until_ready((saving.load_agents(start, agents), loaded))
     print(f"loading, checksums included: {time.perf_counter() - begin:.2f} s")
-    shutil.rmtree(options.folder)
+    shutil.rmtree(folder)
 
 
 def between_saves(rate: float) -> tuple[int, float]:

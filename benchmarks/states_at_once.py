@@ -19,6 +19,9 @@ from planprior import agent, experiment, planner, runtime
 from planprior.envs.registry import task_spec
 from planprior.methods import METHODS, SIZES
 
+# Also where there is a GPU: it is not what is measured.
+jax.config.update("jax_platforms", "cpu")
+
 Variant = Callable[[jax.Array], jax.Array]
 
 

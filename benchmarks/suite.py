@@ -18,14 +18,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from planprior import host
 
-STOPPED = tuple(128 + s for s in (signal.SIGTERM, signal.SIGINT))
+STOPPED = tuple(128 + s for s in host.STOPPING)
 """Exit statuses of a training that was told to stop, and saved."""
 
 
@@ -157,6 +158,7 @@ class Driver:
         grace: float = 120.0,
         command: Sequence[str] = (sys.executable, "-m", "planprior"),
         more: Sequence[str] = (),
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Prepare; nothing runs before `run`.
 
@@ -167,9 +169,11 @@ class Driver:
             grace: Seconds a training has for saving; after them it is killed.
             command: The program.
             more: Options that every run gets as well.
+            environ: Environment variables, where they are not set.
         """
         self.folder, self.deadline, self.grace = folder, deadline, grace
         self.command, self.more, self.jobs = list(command), list(more), jobs
+        self.environ = {**environ, **os.environ}
         self.failed: list[str] = []
         self._stop = False
         self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
@@ -224,8 +228,9 @@ class Driver:
         with (self.folder / f"{entry.name}.log").open("a") as log:
             # A group of its own: Ctrl-C reaches this process, which passes it on once.
             process = subprocess.Popen(
-                arguments, stdout=log, stderr=log, start_new_session=True
-            )
+                arguments, stdout=log, stderr=log, start_new_session=True,
+                env=self.environ,
+            )  # fmt: skip
             if cores:
                 os.sched_setaffinity(process.pid, cores)
             while process.poll() is None and not self._over():
@@ -264,9 +269,14 @@ def main() -> None:
             print(f"{entry.name}: {made:,} of {entry.steps:,} env steps")
         return
     deadline = time.monotonic() + 60 * options.minutes
-    driver = Driver(options.folder, deadline=deadline, jobs=jobs, more=more)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, driver.stop)
+    # One core each: not all of them on the one card that there may be.
+    environ = {"JAX_PLATFORMS": "cpu"} if chosen.per_core else {}
+    driver = Driver(
+        options.folder, deadline=deadline, jobs=jobs, more=more, environ=environ
+    )
+    for number in host.STOPPING:
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, driver.stop)
     finished = driver.run(entries)
     print("all done" if finished else "not all done; the same command goes on")
     sys.exit(1 if driver.failed else 0)

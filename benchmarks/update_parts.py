@@ -20,6 +20,9 @@ from planprior import nets
 from planprior.adam import adam_step
 from planprior.hypers import Hypers
 
+# Also where there is a GPU: it is not what is measured.
+jax.config.update("jax_platforms", "cpu")
+
 MASKS = (3, 256, 5, 512)
 """Steps, batch, heads, width: the dropout of an update of `tdmpc2` at size 5."""
 WEIGHTS = {"first": (5, 550, 512), "second": (5, 512, 512)}

@@ -120,6 +120,26 @@ def test_a_run_is_told_to_save_when_the_time_is_up_and_goes_on(
     assert "from 100 of 500 env steps" in capsys.readouterr().out
 
 
+def test_runs_of_one_core_each_keep_off_the_card(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        suite, "Driver", lambda *_, environ, **__: given.append(environ)
+    )
+    for name in suite.SUITES:
+        monkeypatch.setattr(sys, "argv", ["suite.py", name, "--folder", str(tmp_path)])
+        with pytest.raises(AttributeError):  # of what stands in for the driver
+            suite.main()
+    assert given == [{"JAX_PLATFORMS": "cpu"}, {}]
+    monkeypatch.undo()
+    script = [sys.executable, "-c", "import os; print(os.environ['SOME'])"]
+    environ = {"SOME": "thing", "PATH": "nowhere"}
+    one = driver(tmp_path, script, environ=environ)
+    assert one.environ["SOME"] == "thing" and one.environ["PATH"] == os.environ["PATH"]
+    one.run(entries("a"))
+    log = tmp_path / "runs" / f"{entries('a')[0].name}.log"
+    assert log.read_text() == "thing\n"
+
+
 def test_no_time_is_no_run(tmp_path, command):
     assert not driver(tmp_path, command, seconds=0.0).run(entries("good"))
     assert list((tmp_path / "runs").iterdir()) == []
@@ -218,6 +238,15 @@ def test_rows_have_the_command_that_made_them(tmp_path, monkeypatch):
     assert [row["command"].split()[2:] for row in read(table)] == [
         ["dog-run"], ["dog-run"], *2 * [["dog-run", "--steps", "200"]]
     ]  # fmt: skip
+
+
+def test_an_evaluation_made_at_a_resumption_is_of_that_start(tmp_path, monkeypatch):
+    """The first was stopped within the evaluation of its last step."""
+    resumed = [{"step": 200, "evaluated_at": 100, "command": "planprior train again"}]
+    folder = write_run(tmp_path / "a", steps=(0, 100, 200), resumed=resumed)
+    run_collect(monkeypatch, folder, "--table", tmp_path / "table.csv")
+    made_by = [row["command"].split()[-1] for row in read(tmp_path / "table.csv")]
+    assert made_by == ["dog-run", "dog-run", "again"]
 
 
 def test_commands_do_not_say_where_planprior_is_installed():

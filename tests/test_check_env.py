@@ -4,7 +4,9 @@ import importlib.util
 import json
 import os
 import subprocess
+from pathlib import Path
 
+import jax
 import pytest
 
 import env_toys
@@ -174,6 +176,21 @@ def test_doctor_tells_what_there_is(no_gl, monkeypatch, capsys):
     assert "free of" in facts["memory"]["value"]
     status, out, _ = run(monkeypatch, capsys, "doctor")
     assert status == 0 and "Python" in out
+
+
+def test_doctor_tells_of_a_cache_that_may_not_be_seen(no_gl, tmp_path, monkeypatch):
+    def forbid(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "locked" / "cache"))
+    try:
+        monkeypatch.setattr(Path, "exists", forbid)
+        monkeypatch.setattr(doctor.os, "access", lambda path, mode: path != tmp_path)
+        fact = doctor._cache()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert fact.level == "advice" and "cannot be written" in fact.value
 
 
 def test_doctor_tells_of_a_quota_where_it_holds(no_gl, monkeypatch):

@@ -189,6 +189,11 @@ def test_the_rate_of_change_is_limited_and_the_limited_action_is_planned_with():
     assert loop.planner.began[2][2] == np.float32(actions[2])
 
 
+def test_numbers_of_numpy_do_not_change_the_kind_of_actions():
+    loop = Loop(max_rate=np.float64(2.0))
+    assert [one.action.dtype for one in loop.ticks(3)] == [np.float32] * 3
+
+
 def test_reset_forgets_everything_of_the_last_episode():
     loop = Loop(max_rate=2.0)
     loop.ticks(3)
@@ -298,6 +303,9 @@ def test_one_iteration_at_a_time_is_the_planner():
     pending = np.array([0.7], np.float32)
     warm = np.full((HORIZON, 1), 0.25, np.float32)
     search, policy = programs.begin(0, seen, pending, warm, 5)
+    # Ticks go on where 32 bits end.
+    later, _ = programs.begin(0, seen, pending, warm, 2**31 + 5)
+    assert (jax.random.key_data(later.key) == jax.random.key_data(search.key)).all()
     best = None
     for i in range(programs.levels[0].iterations):
         search, best = programs.improve(0, search, i)

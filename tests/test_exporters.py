@@ -159,10 +159,29 @@ def test_programs_for_platforms_that_are_not_here_are_written_unseen():
     assert stablehlo.device_for(["tpu", "cpu"]) == jax.devices("cpu")[0]
 
 
+def test_a_program_is_compared_on_the_device_that_it_is_for(monkeypatch):
+    traced_for = []
+
+    def call(x):
+        traced_for.append(jax.config.jax_default_device)
+        return (x,)
+
+    port = programs.Port("x", (2,), "float32", "anything")
+    cpu = jax.devices("cpu")[0]
+    manifest._stablehlo("x", programs.Program(call, (port,), (port,)), ("cpu",))
+    # Written for no device, then run on the one of its platform, whatever the default.
+    assert traced_for == [None, cpu]
+
+
 def test_a_plan_has_the_size_that_is_asked_for():
     program, effort = programs.plan_program(ACTOR, samples=8, iterations=5)
     assert effort == (8, 5, ACTOR.config.horizon)
     assert [port.name for port in program.inputs] == ["observation", "mean", "step"]
+    ahead, _ = programs.plan_program(ACTOR, ahead=True)
+    told = [one.outputs[1].meaning for one in (program, ahead)]
+    assert [text.partition("actions from ")[2] for text in told] == [
+        "now on", "the end of under_way on"
+    ]  # fmt: skip
     # Traced, not run: one scan of five iterations over sequences of eight.
     text = str(jax.make_jaxpr(program.call)(*program.shapes()))
     assert "length=5" in text and "f32[8," in text and "f32[16,1]" not in text

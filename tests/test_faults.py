@@ -199,6 +199,7 @@ OTHERS = {
     "spec": {"observation_dim": 4},
     "agent": {"horizon": 3},
     "hypers": {"discount": 0.1},
+    "members": [{"seed": 7, "prior_weight": 0.5}],
 }
 
 

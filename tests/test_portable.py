@@ -52,6 +52,15 @@ def test_an_agent_comes_back_whole(agent, folder):
     assert back.info["exported_with"]["planprior"]
 
 
+def test_exported_again_it_says_what_it_was_trained_with(tmp_path):
+    agent = Agent.load(FORMATS[-1] / "agent")
+    agent.info["versions"] = {"jax": "0.10"}
+    for here, there in ((None, "one"), ("one", "two")):
+        agent = Agent.load(tmp_path / here) if here else agent
+        export(agent, Learner.of(agent.state), tmp_path / there)
+    assert Agent.load(tmp_path / "two").info["trained_with"] == {"jax": "0.10"}
+
+
 def test_it_holds_no_optimiser(folder):
     names = [path.name for path in folder.iterdir()]
     assert sorted(names) == ["agent.safetensors", "learner.safetensors", "meta.json"]

@@ -170,7 +170,8 @@ def test_a_finished_training_is_not_repeated_but_can_be_prolonged(finished, tmp_
     assert [row["step"] for row in evaluations(folder)] == ["80", "160", "200"]
     stored = json.loads((folder / "config.json").read_text())
     assert [start["step"] for start in stored["resumed"]] == [160, 160]
-    assert stored["resumed"][0].keys() == {"step", *stored["machine"]}
+    told = {"step", "evaluated_at", *stored["machine"]}
+    assert stored["resumed"][0].keys() == told
 
 
 def test_another_configuration_is_refused_by_name(finished):

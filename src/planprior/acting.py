@@ -136,7 +136,9 @@ class Agent:
         warm = self._warm_start
         if self._age:
             warm = jnp.asarray(aged(warm, self._age))
-        decision = self.population.evaluate(self.agents, seen, warm, reset, self._step)
+        # It begins anew where 32 bits end: only draws follow from it.
+        step = self._step % 2**31
+        decision = self.population.evaluate(self.agents, seen, warm, reset, step)
         action, fault = self.population.fetch(decision)
         self._check_chosen(mode, not fault[0])
         self._warm_start, self._age, self._fresh = decision.warm_start, 0, False

@@ -158,7 +158,7 @@ class CompiledPlanner:
         """See `Planner`."""
         underway, action = self._begin(
             self._networks, self._hypers, observation, pending, warm_start, self._key,
-            np.int32(step), planner_config=self._planners[level],
+            np.int32(step % 2**31), planner_config=self._planners[level],
         )  # fmt: skip
         jax.block_until_ready(underway)
         return underway, np.asarray(action)

@@ -368,7 +368,7 @@ class Controller:
     def _limited(self, action: np.ndarray) -> np.ndarray:
         action = np.asarray(action, np.float32)
         if self._max_rate is not None:
-            change = self._max_rate / self.hz
+            change = float(self._max_rate / self.hz)  # NumPy's would make it float64
             action = np.clip(action, self._applied - change, self._applied + change)
         return np.clip(action, -1.0, 1.0)
 

@@ -132,13 +132,14 @@ def _cache() -> Fact:
             "advice", "compile cache", "off", "every start compiles everything anew"
         )
     folder = Path(value)
-    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    # `Path.exists` fails where a folder may not be entered.
+    nearest = next(p for p in (folder, *folder.parents) if os.path.exists(p))
     if not os.access(nearest, os.W_OK):
         return Fact(
             "advice", "compile cache", f"{folder} cannot be written",
             "set JAX_COMPILATION_CACHE_DIR to a folder that can",
         )  # fmt: skip
-    files = [p for p in folder.glob("*") if p.is_file()] if folder.exists() else []
+    files = [p for p in folder.glob("*") if p.is_file()] if nearest == folder else []
     size = runtime.format_bytes(sum(p.stat().st_size for p in files))
     return Fact("good", "compile cache", f"{folder}: {len(files)} files, {size}")
 

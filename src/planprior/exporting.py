@@ -60,8 +60,9 @@ def export(
     keep = ("task", "method", "size", "seed", "prior_weight", "step", "score", "source")
     said = {name: agent.info[name] for name in keep if name in agent.info}
     scores = _scores(run, agent) if run else agent.info.get("scores")
-    versions = {"trained_with": agent.info.get("versions")}
-    versions["exported_with"] = runtime.versions()
+    # A run's checkpoint calls them otherwise than an agent's folder.
+    trained_with = agent.info.get("versions") or agent.info.get("trained_with")
+    versions = {"trained_with": trained_with, "exported_with": runtime.versions()}
     info = said | {"scores": scores} | versions
     portable.save(folder, agent, learner, info, attached)
 

@@ -91,7 +91,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Result:
         source = _source(config.init_from, population) if start is None else None
         _write_config(folder, stored)
         if start is not None:
-            _note_resumption(folder, stored, start.step)
+            _note_resumption(folder, stored, start)
         others = [seed + 1 for seed in seeds]
         with stop.at_once():
             evaluation_pool = stack.enter_context(
@@ -142,13 +142,14 @@ def _stored(folder: Path, experiment: Experiment) -> dict[str, Any]:
     return new | made
 
 
-def _note_resumption(folder: Path, stored: dict[str, Any], step: int) -> None:
+def _note_resumption(folder: Path, stored: dict[str, Any], start: Start) -> None:
     """Keep by what command, where and with what versions a run goes on from a step."""
+    since = {"step": start.step, "evaluated_at": start.counters.evaluated_at}
     before = stored["resumed"]
     if not isinstance(before, list):
         path = folder / "config.json"
         raise ValueError(f"resumed in {path} is {before!r}; it must be a list")
-    resumed = [*before, {"step": step, **runtime.describe()}]
+    resumed = [*before, since | runtime.describe()]
     _write_config(folder, stored | {"resumed": resumed})
 
 

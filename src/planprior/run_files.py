@@ -56,6 +56,7 @@ TEACHING: Mapping[str, Any] = {
     "updates_per_step": 1.0,
     "buffer_size": 1_000_000,
     "precision": "float32",
+    "overlap": True,
     "init_from": None,
 }
 """Options of a training that decide what is learned, and what they are if not given."""

@@ -199,7 +199,11 @@ class Saving:
 
     def _check_identity(self, path: Path, meta: Mapping[str, Any]) -> None:
         here, there = ({k: x.get(k) for k in IDENTITY} for x in (meta, self._meta))
-        if different := differences(here, there):
+        different = differences(here, there)
+        if here["members"] != there["members"]:
+            told = f"members was {here['members']!r} and is {there['members']!r}"
+            different.append(told)
+        if different:
             raise CheckpointError(
                 f"checkpoint {path} belongs to another training ({different[0]})"
             )

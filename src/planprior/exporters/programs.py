@@ -136,7 +136,10 @@ def plan_program(
         )  # fmt: skip
         return jnp.clip(found.mean[0], -1.0, 1.0), found.mean
 
-    made = Program(plan, _plan_inputs(agent, ahead), (_action(agent), _mean(agent)))
+    mean = _mean(agent)
+    if ahead:
+        mean = mean._replace(meaning="the plan: actions from the end of under_way on")
+    made = Program(plan, _plan_inputs(agent, ahead), (_action(agent), mean))
     rounds = sized.num_iterations(agent.spec.action_dim)
     return made, Effort(sized.num_samples, rounds, config.horizon)
 
