@@ -182,7 +182,7 @@ def test_doctor_tells_of_a_cache_that_may_not_be_seen(no_gl, tmp_path, monkeypat
     def forbid(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "locked" / "cache"))
     try:
         monkeypatch.setattr(Path, "exists", forbid)

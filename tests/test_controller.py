@@ -221,7 +221,7 @@ def test_a_report_is_json_even_of_a_planner_that_never_planned():
     loop.tick()
     told = json.loads(json.dumps(loop.controller.report(), allow_nan=False))
     assert told["error"] == "MemoryError"
-    assert told["latency_ms"] == {"p50": None, "p95": None, "p99": None, "max": 0.0}
+    assert told["latency_ms"] == dict.fromkeys(("p50", "p95", "p99", "max"))
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,41 @@ def test_an_end_may_be_a_number():
             np.testing.assert_array_equal(a.observation, b.observation)
 
 
+@pytest.mark.parametrize("kind", [toys.Whole, toys.Half])
+def test_what_is_seen_becomes_float32(kind):
+    """At the beginning and later alike, or no loop could carry it."""
+    with DevicePool(kind(), N, seed=0) as pool:
+        assert isinstance(pool, DevicePool)
+        pool.reset()
+        before = jax.tree.map(jnp.shape, pool.envs)
+        for _ in range(toys.LENGTH):
+            pool.step(np.zeros((N, 1)))
+        assert pool.envs is not None and pool.envs.observation.dtype == jnp.float32
+        assert jax.tree.map(jnp.shape, pool.envs) == before
+    keys, zeros = device.env_keys(range(N)), jnp.zeros(N, jnp.int32)
+    first = jax.eval_shape(lambda: device.begin(kind(), keys, zeros))
+    later, _ = jax.eval_shape(
+        lambda envs: device.advance(kind(), envs, jnp.zeros((N, 1)), keys), first
+    )
+    assert jax.tree.map(lambda x: x.dtype, later) == jax.tree.map(
+        lambda x: x.dtype, first
+    )
+
+
+def test_physics_are_exact_whatever_the_products_of_the_agent_are():
+    keys, zeros = device.env_keys(range(N)), jnp.zeros(N, jnp.int32)
+    with jax.default_matmul_precision("bfloat16"):
+        first = jax.eval_shape(lambda: device.begin(toys.Multiplied(), keys, zeros))
+        traced = jax.make_jaxpr(
+            lambda envs: device.advance(
+                toys.Multiplied(), envs, jnp.zeros((N, 1)), keys
+            )
+        )(first)
+    text = str(traced)
+    products = text.count("dot_general[")
+    assert products and text.count("(Precision.HIGHEST, Precision.HIGHEST)") == products
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [

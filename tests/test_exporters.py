@@ -163,7 +163,7 @@ def test_a_program_is_compared_on_the_device_that_it_is_for(monkeypatch):
     traced_for = []
 
     def call(x):
-        traced_for.append(jax.config.jax_default_device)
+        traced_for.append(jax.config.jax_default_device)  # pyright: ignore
         return (x,)
 
     port = programs.Port("x", (2,), "float32", "anything")

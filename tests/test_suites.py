@@ -5,13 +5,16 @@ beside dm_control, so `docs/suites.md` says how to run this file for each of the
 """
 
 import importlib.util
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
 
 from planprior import methods, settings
 from planprior.envs import registry
@@ -136,6 +139,25 @@ def test_an_observation_stays_as_it_was(env):
     assert not np.shares_memory(first, second)
 
 
+@pytest.mark.skipif(os.environ.get("MUJOCO_GL") != "egl", reason="not told to draw")
+def test_pictures_show_what_happens_in_the_size_asked_for(env):
+    """`MUJOCO_GL=egl python -m pytest tests/test_suites.py`, where there is EGL."""
+    env.reset(0)
+    try:
+        first = env.render()
+    except EnvError as error:
+        pytest.skip(str(error))
+    for action in actions(env, 5):
+        env.step(action)
+    later, large = env.render(), env.render(480, 640)
+    assert first.shape == later.shape == (240, 320, 3) and large.shape == (480, 640, 3)
+    assert first.dtype == np.uint8 and first.std() > 5
+    assert (first != later).any()
+    # The camera was there from the first.
+    env.reset(0)
+    np.testing.assert_array_equal(env.render(), first)
+
+
 @pytest.mark.parametrize("prefix", [p for p in SUITES if installed(SUITES[p])])
 def test_seeds_differ(prefix):
     """In at least one task: some always start in the same state."""
@@ -167,6 +189,49 @@ def test_a_missing_package_comes_with_the_command(prefix, monkeypatch):
 def test_what_a_suite_proposes_are_settings(prefix):
     proposed = registry.proposed_settings(f"{prefix}:{SUITES[prefix].TASKS[0]}")
     assert settings.parse(proposed) == proposed
+
+
+class Careless(gymnasium.Env):
+    """Draws as HumanoidBench's tasks do, and sees something of the episode before."""
+
+    action_space = gymnasium.spaces.Box(-1, 1, (2,))
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
+    model = data = None
+    camera_name = "cam_default"
+    goal = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        before, self.goal = self.goal, np.random.uniform()  # noqa: NPY002
+        return np.array([self.goal, before, self.np_random.uniform()]), {}
+
+    def step(self, action):
+        seen = np.array([self.goal, np.random.normal(), 0.0])  # noqa: NPY002
+        return seen, 0.0, False, False, {}
+
+
+def test_humanoid_bench_draws_from_the_seed_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "humanoid_bench", ModuleType("humanoid_bench"))
+    monkeypatch.setattr(
+        gymnasium, "make", lambda *_, **__: TimeLimit(Careless(), max_episode_steps=9)
+    )
+    make = SUITES["humanoid_bench"].make
+    one, other = make("h1hand-reach-v0", 5), make("h1hand-reach-v0", 5)
+    state = str(np.random.get_state())  # noqa: NPY002
+    for seed in (None, None, 5, None):
+        first = episode(one, seed)
+        np.testing.assert_array_equal(episode(other, seed), first)
+        assert first[0, 0] == first[0, 1] and len(np.unique(first[1:, 1])) == 5
+    assert str(np.random.get_state()) == state  # noqa: NPY002
+    # The episode goes on where it was, with what it will draw.
+    saved = one.state()
+    assert saved is not None
+    other.reset(8)
+    other.set_state(saved)
+    for action in actions(one, 3):
+        seen = [env.step(action).observation for env in (one, other)]
+        np.testing.assert_array_equal(*seen)
+    np.testing.assert_array_equal(episode(other), episode(one))
 
 
 def test_humanoid_bench_goes_by_its_papers():

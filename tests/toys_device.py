@@ -55,6 +55,29 @@ class Uneven(Aim):
         return (state["steps"] >= last) & (draw > 0)
 
 
+class Whole(Uneven):
+    """Begins with whole numbers in what is seen."""
+
+    def reset(self, *, key):
+        state, seen = super().reset(key=key)
+        return state, jnp.zeros(seen.shape, jnp.int32)
+
+
+class Half(Uneven):
+    """Sees numbers of half the length."""
+
+    def step(self, state, action):
+        state, reply = super().step(state, action)
+        return state, reply._replace(observation=reply.observation.astype(jnp.bfloat16))
+
+
+class Multiplied(Aim):
+    """What is seen goes through a product of matrices."""
+
+    def observe(self, steps, draw):
+        return jnp.eye(3) @ super().observe(steps, draw)
+
+
 class Numbered(Uneven):
     """Says with a number whether it is over, as Brax does."""
 

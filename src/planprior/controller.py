@@ -29,7 +29,6 @@ from planprior.actor import CanAct
 from planprior.anytime import Best, Budget, CompiledPlanner, Planner, Times
 from planprior.latency import Histogram
 from planprior.search import aged
-from planprior.tables import plain
 
 SPARE = 0.1
 """Share of a period that planning leaves free, for the rest of the loop."""
@@ -302,7 +301,7 @@ class Controller:
             stopped the planner.
         """
         error = self.error
-        told = {
+        return {
             "hz": self.hz,
             "actions": self.sources.total(),
             "latency_ms": self.latency.summary(),
@@ -315,7 +314,6 @@ class Controller:
             # Some say nothing but their name: that memory is short, for one.
             "error": None if error is None else str(error) or type(error).__name__,
         }
-        return plain(told, finite=True)
 
     # --- At a tick --------------------------------------------------------------------
 

@@ -43,11 +43,14 @@ class Histogram:
         edge = SHORTEST * 10 ** ((index + 1) / BINS_PER_DECADE)
         return min(edge, self.longest)
 
-    def summary(self) -> dict[str, float]:
-        """p50, p95, p99 and max, in milliseconds."""
+    def summary(self) -> dict[str, float | None]:
+        """p50, p95, p99 and max, in milliseconds; None without any duration."""
         shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-        told = {name: 1e3 * self.quantile(share) for name, share in shares.items()}
-        return told | {"max": 1e3 * self.longest}
+        told = {name: self.quantile(share) for name, share in shares.items()}
+        told["max"] = self.longest
+        return {
+            name: 1e3 * seconds if len(self) else None for name, seconds in told.items()
+        }
 
     def to_json(self) -> list[dict[str, Any]]:
         """The bins that are not empty: up to how many milliseconds, and how many."""

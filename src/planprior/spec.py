@@ -4,7 +4,6 @@ Apart from `types.py` because environment workers import this file and must not
 import JAX.
 """
 
-import operator
 from dataclasses import dataclass
 
 
@@ -49,4 +48,4 @@ class EnvSpec:
             if value < 1:
                 raise ValueError(f"EnvSpec.{field} is {value}; it must be at least 1")
             # A plain number: run folders keep it as JSON.
-            object.__setattr__(self, field, operator.index(value))
+            object.__setattr__(self, field, value.__index__())

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -70,7 +69,7 @@ def _told_meanwhile(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _env(agent: Any, folder: Path) -> Any:
+def _env(agent: Any, folder: str) -> Any:
     from planprior.envs.registry import make_env
 
     if not agent.info["task"]:
@@ -102,7 +101,7 @@ def _tell(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     console.print(
         f"{machine['cpu_cores']} core(s) of {machine['cpu']}, {machine['device']}, jax "
         f"{machine['versions']['jax']}, {machine['date'][:10]}",
-        soft_wrap=True, markup=False,
+        soft_wrap=True,
     )  # fmt: skip
     console.print(table)
     console.print(

@@ -270,7 +270,7 @@ def _reset(
         _check_shape(env, "an observation", observation, (env.spec.observation_dim,))
         action = jnp.zeros(env.spec.action_dim)
         later, _ = jax.eval_shape(lambda *args: _step(env, *args), state, action)
-        return _typed(state, later), observation
+        return _typed(state, later), jnp.asarray(observation, jnp.float32)
 
     return jax.vmap(one)(keys, episode)
 
@@ -286,13 +286,19 @@ def _step(
         _check_shape(env, f"a step's {name}", getattr(reply, name), ())
     # Brax writes its `done` as a number.
     ended = jnp.asarray(reply.terminated).astype(bool)
-    return state, reply._replace(terminated=ended)
+    observation = jnp.asarray(reply.observation, jnp.float32)
+    return state, reply._replace(observation=observation, terminated=ended)
 
 
 def _asked(env: DeviceEnv, method: str, call: Callable[[], Any]) -> tuple[State, Any]:
-    """What a method returns while its program is made; errors as one sentence."""
+    """What a method returns while its program is made; errors as one sentence.
+
+    Its matrix products are exact, whatever those of the agent may be: physics are not
+    what a coarser `--precision` is for.
+    """
     try:
-        first, second = call()
+        with jax.default_matmul_precision("float32"):
+            first, second = call()
     except EnvError:
         raise
     except Exception as error:

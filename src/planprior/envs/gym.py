@@ -343,6 +343,8 @@ class GymEnv(RetracedEnv):
         """Return a picture, scaled to the size by leaving out or repeating points."""
         try:
             picture = np.asarray(self._env.render())
+        except EnvError:
+            raise
         except Exception as error:
             raise failure(f"drawing {self.spec.name}", error) from error
         if picture.ndim != 3:

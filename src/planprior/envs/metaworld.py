@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from planprior.envs.base import EnvError, Outcome
+from planprior.envs.base import Outcome
+from planprior.envs.drawing import Drawing
 from planprior.envs.retraced import RetracedEnv
 from planprior.spec import EnvSpec
 
@@ -27,6 +28,7 @@ EXTRA = "metaworld"
 
 ACTION_REPEAT = 2
 EPISODE_LENGTH = 100
+CAMERA = "corner2"
 
 _NAMES = """
 assembly basketball bin-picking box-close button-press button-press-topdown
@@ -60,7 +62,6 @@ class MetaWorld(RetracedEnv):
     def __init__(self, task: str, seed: int) -> None:
         self._env = _load(task, seed)
         self._steps = 0
-        self._renderer: Any = None
         self.step_seconds = ACTION_REPEAT * float(self._env.dt)
         spec = EnvSpec(
             name=f"metaworld:{task}",
@@ -71,6 +72,7 @@ class MetaWorld(RetracedEnv):
             has_success=True,
         )
         super().__init__(spec, seed, simulated=True)
+        self._drawing = Drawing(spec.name, self._env.model, self._env.data, CAMERA)
 
     def _generator(self) -> object:
         return self._env.np_random
@@ -99,25 +101,12 @@ class MetaWorld(RetracedEnv):
 
     def render(self, height: int = 240, width: int = 320) -> np.ndarray:
         """Return a picture from the camera `corner2`, as close as in TD-MPC2."""
-        mujoco = importlib.import_module("mujoco")
-        try:
-            if self._renderer is None:
-                self._env.model.camera("corner2").pos[:] = (0.75, 0.075, 0.7)
-                self._renderer = mujoco.Renderer(self._env.model, height, width)
-            self._renderer.update_scene(self._env.data, camera="corner2")
-            # The camera hangs upside down.
-            return self._renderer.render()[::-1, ::-1]
-        except Exception as error:
-            raise EnvError(
-                f"{self.spec.name} cannot be rendered: {error}; on a Linux machine "
-                "without a screen, set MUJOCO_GL=egl"
-            ) from error
+        # The camera hangs upside down.
+        return self._drawing.picture(height, width)[::-1, ::-1]
 
     def close(self) -> None:
         """Free the simulator and, where pictures were taken, OpenGL."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._drawing.close()
         self._env.close()
 
 
@@ -128,4 +117,6 @@ def _load(task: str, seed: int) -> Any:
     env._freeze_rand_vec = False
     env.seeded_rand_vec = True
     env.seed(seed)
+    # Before any state is computed, with which the camera moves.
+    env.model.camera(CAMERA).pos[:] = (0.75, 0.075, 0.7)
     return env

@@ -12,8 +12,11 @@ Numbered where it matters for comparing with published scores:
 import importlib
 from typing import Any
 
+import numpy as np
+
 from planprior.envs import gym
 from planprior.envs.base import Env
+from planprior.envs.drawing import Drawing
 from planprior.envs.options import TaskOptions
 
 REQUIRES = "myosuite"
@@ -51,26 +54,30 @@ def make(task: str, seed: int) -> Env:
     options = TaskOptions(
         episode_length=EPISODE_LENGTH, terminates=False, success=True, simulated=True
     )
-    return gym.wrap(_Unending(made.unwrapped), f"myosuite:{task}", seed, options)
+    name = f"myosuite:{task}"
+    return gym.wrap(_Unending(made.unwrapped, name), name, seed, options)
 
 
 class _Unending:
     """The task without ends of its own, and with its success by the usual name."""
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: Any, name: str) -> None:
         self.action_space, self.observation_space = (
             env.action_space,
             env.observation_space,
         )
         self.metadata = {"render_fps": round(1 / env.dt)}
-        self.reset, self.close = env.reset, env.close
+        self.reset = env.reset
         self._env = self.unwrapped = env
+        self._drawing = Drawing(name, env.mj_model, env.mj_data, "hand_side_inter")
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, _, _, info = self._env.step(action)
         return observation, reward, False, False, {"success": info["solved"]}
 
-    def render(self) -> Any:
-        return self._env.sim.renderer.render_offscreen(
-            width=320, height=240, camera_id="hand_side_inter"
-        )
+    def render(self) -> np.ndarray:
+        return self._drawing.picture()
+
+    def close(self) -> None:
+        self._drawing.close()
+        self._env.close()

@@ -41,8 +41,8 @@ NEAR = 0.6
 
 # Files of this folder that are no suites.
 _OTHERS = {
-    *("base", "check", "device", "envpool", "generator", "options", "own", "pool"),
-    *("process", "registry", "retraced", "rows", "spaces", "vector", "worker"),
+    *("base", "check", "device", "drawing", "envpool", "generator", "options", "own"),
+    *("pool", "process", "registry", "retraced", "rows", "spaces", "vector", "worker"),
 }
 
 
