@@ -234,9 +234,11 @@ def test_sizes_for_people(count: int, text: str) -> None:
 @pytest.fixture
 def handlers() -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
+    signal.signal(signal.SIGHUP, inherited)
 
 
 @pytest.mark.usefixtures("handlers")

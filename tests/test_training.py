@@ -687,13 +687,14 @@ def stop_after(stop, questions):
 
 
 ON_A_TERMINAL = """
-import fcntl, runpy, termios
+import fcntl, os, runpy, signal, termios
+signal.signal(signal.SIGHUP, getattr(signal, os.environ["HANGUP"]))
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 runpy.run_module("planprior", run_name="__main__", alter_sys=True)
 """
 
 
-def start(folder, terminal=None):
+def start(folder, terminal=None, hangup="SIG_DFL"):
     """A training that goes on for long, of programs that are compiled already."""
     options = {
         "run-dir": folder,
@@ -713,7 +714,7 @@ def start(folder, terminal=None):
     here = str(Path(__file__).parent)
     return subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONPATH": here},
+        env=os.environ | {"PYTHONPATH": here, "HANGUP": hangup},
         stdin=terminal,
         stdout=subprocess.PIPE if terminal is None else terminal,
         stderr=subprocess.STDOUT,
@@ -746,17 +747,23 @@ def test_killed_and_repeated_it_goes_on(tmp_path):
     assert Agent.load(folder, checkpoint="latest").act(np.zeros(3)).shape == (1,)
 
 
-def test_a_terminal_that_closes_ends_it_saved(tmp_path):
+@pytest.mark.parametrize("hangup", ["SIG_DFL", "SIG_IGN"])
+def test_a_terminal_that_closes_ends_it_saved_or_not_at_all(tmp_path, hangup):
     folder = tmp_path / "run"
     ours, theirs = os.openpty()
-    process = start(folder, theirs)
+    process = start(folder, theirs, hangup)
     os.close(theirs)
     with open(ours, "rb", buffering=0) as screen:
         shown, checkpoints = b"", Checkpoints(folder / "checkpoints")
         while not any(step > 40 for step in checkpoints.steps()):
             shown += screen.read(65536)
         step = checkpoints.steps()[-1]
-    assert process.wait(timeout=60) == 128 + signal.SIGHUP, shown[-1000:]
+    number = signal.SIGHUP
+    if hangup == "SIG_IGN":
+        # As in the background of a shell that has left: it goes on, unseen.
+        step, number = wait_for_checkpoints(folder, process, step + 40), signal.SIGTERM
+        process.send_signal(number)
+    assert process.wait(timeout=60) == 128 + number, shown[-1000:]
     assert kill.check(folder) >= step
 
 

@@ -1,11 +1,13 @@
 """What the terminal shows while a run grows."""
 
 import contextlib
+import errno
 import math
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, SupportsFloat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any, NamedTuple, SupportsFloat, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -34,12 +36,40 @@ class Spread(NamedTuple):
         return mean if low == high else f"{mean} ({low} to {high})"
 
 
+class _Output:
+    """Standard output, to which a terminal that has closed is a broken pipe."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _closed_terminals():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _closed_terminals():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _closed_terminals() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise BrokenPipeError(errno.EPIPE, "the terminal has closed") from error
+
+
 class Screen(Console):
     """Standard output, whose end (that of `| head`, say) is not that of a training."""
 
     def __init__(self) -> None:
         """Writes without colouring numbers."""
-        super().__init__(highlight=False)
+        super().__init__(highlight=False, file=cast("IO[str]", _Output()))
 
     def on_broken_pipe(self) -> None:
         """Writes nothing from now on; files are written all the same."""
