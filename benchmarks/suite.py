@@ -274,9 +274,8 @@ def main() -> None:
     driver = Driver(
         options.folder, deadline=deadline, jobs=jobs, more=more, environ=environ
     )
-    for number in host.STOPPING:
-        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, driver.stop)
+    for number in host.stopping_signals():
+        signal.signal(number, driver.stop)
     finished = driver.run(entries)
     print("all done" if finished else "not all done; the same command goes on")
     sys.exit(1 if driver.failed else 0)

@@ -236,7 +236,7 @@ def test_bench_prints_json_for_given_sizes(capsys, monkeypatch):
     assert set(result["programs"]) == {"plan", "update"}
 
 
-def test_bench_times_what_a_training_runs(monkeypatch, capsys):
+def test_bench_times_what_a_training_runs(monkeypatch):
     monkeypatch.setattr(runtime, "configure", lambda **_: None)
     timed = []
 

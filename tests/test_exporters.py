@@ -159,7 +159,7 @@ def test_programs_for_platforms_that_are_not_here_are_written_unseen():
     assert stablehlo.device_for(["tpu", "cpu"]) == jax.devices("cpu")[0]
 
 
-def test_a_program_is_compared_on_the_device_that_it_is_for(monkeypatch):
+def test_a_program_is_compared_on_the_device_that_it_is_for():
     traced_for = []
 
     def call(x):

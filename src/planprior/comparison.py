@@ -246,13 +246,13 @@ def _row(runs: Sequence[Run], rival: Curve, step: float) -> Row:
     if at is None:
         raise ResultsError(
             f"budget is {step:,.0f} env steps; {runs[0].method} on {runs[0].task} has "
-            f"evaluations {_span(runs)}"
+            f"evaluations {span(runs)}"
         )
     theirs = rival.at(step)
     return Row(step, at, theirs, None if theirs is None else difference(at, theirs))
 
 
-def _span(runs: Sequence[Run]) -> str:
+def span(runs: Sequence[Run]) -> str:
     """From where to where runs were evaluated, in words."""
     steps = [run.env_steps for run in runs]
     first, last = min(x[0] for x in steps), max(x[-1] for x in steps)

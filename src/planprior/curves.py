@@ -147,6 +147,12 @@ def values_at(
     return table
 
 
+def scores_at(runs: Sequence[Run], budget: float | int) -> Float[np.ndarray, "scored"]:
+    """Returns at a number of environment steps, of the runs that have one there."""
+    values = values_at(runs, np.array([float(budget)]))[:, 0]
+    return values[np.isfinite(values)]
+
+
 def as_metric(runs: Sequence[Run], metric: str) -> list[Run]:
     """Runs scored as a published curve is, by `return` or `success`.
 

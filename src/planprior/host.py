@@ -37,6 +37,13 @@ class Memory(NamedTuple):
     total: int
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """Those of `STOPPING` to handle: no hangup that is ignored, as under `nohup`."""
+    hangup = getattr(signal, "SIGHUP", None)
+    ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+    return [number for number in STOPPING if not (ignored and number == hangup)]
+
+
 def memory() -> Memory | None:
     """The memory that this process may use; None where the system does not tell."""
     found = [*_machine_memory(), *_group_memory()]

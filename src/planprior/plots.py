@@ -199,8 +199,7 @@ def final_scores(
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     for (task, label), runs in groups.items():
-        values = results.values_at(runs, np.array([float(budget)]))[:, 0]
-        values = values[np.isfinite(values)]
+        values = results.scores_at(runs, budget)
         if len(values):
             success = runs[0].details.get("metric") == "success"
             found.setdefault(label, {})[task] = values / (1.0 if success else scale)

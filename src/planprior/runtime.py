@@ -264,7 +264,6 @@ class GracefulStop:
         self.signal: signal.Signals | None = None
         self._at_once = False
         self._previous: dict[signal.Signals, Any] = {}
-        self._terminals: list[int] = []
 
     @property
     def requested(self) -> bool:
@@ -273,11 +272,8 @@ class GracefulStop:
 
     def __enter__(self) -> "GracefulStop":
         if threading.current_thread() is threading.main_thread():
-            self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
-            for number in host.STOPPING:
-                kept = number not in (signal.SIGINT, signal.SIGTERM)
-                if not (kept and signal.getsignal(number) == signal.SIG_IGN):
-                    self._previous[number] = signal.signal(number, self._on_signal)
+            for number in host.stopping_signals():
+                self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -313,21 +309,12 @@ class GracefulStop:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        self._forget_terminals()
         if self._at_once:
             self._leave_if_requested()
         if number == signal.SIGINT:
             # Not by a stream, which the handler may have interrupted amid writing.
             with suppress(OSError):
                 os.write(2, b"\nstopping and saving; Ctrl-C again leaves at once\n")
-
-    def _forget_terminals(self) -> None:
-        """Lets go of terminals that have closed: to write there is an error."""
-        gone = [fd for fd in self._terminals if not os.isatty(fd)]
-        for fd in gone:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), fd)
-            self._terminals.remove(fd)
 
 
 # One process per run folder.

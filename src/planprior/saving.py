@@ -200,6 +200,7 @@ class Saving:
     def _check_identity(self, path: Path, meta: Mapping[str, Any]) -> None:
         here, there = ({k: x.get(k) for k in IDENTITY} for x in (meta, self._meta))
         different = differences(here, there)
+        # Elsewhere they follow from the rest of what is compared; seeds are not here.
         if here["members"] != there["members"]:
             told = f"members was {here['members']!r} and is {there['members']!r}"
             different.append(told)

@@ -273,7 +273,7 @@ def _efficiency(runs: "list[Run]", options: Plot) -> Any:
 
 
 def _sweep(runs: "list[Run]", options: Plot) -> Any:
-    from planprior import plots, results
+    from planprior import comparison, plots, results
 
     methods = sorted({run.method for run in runs})
     if len(methods) > 1:
@@ -289,19 +289,15 @@ def _sweep(runs: "list[Run]", options: Plot) -> Any:
     shown = [run for of in groups.values() for run in of]
     budgets = options.budgets or _last_budget(shown)
     for budget in budgets:
-        there = {key: len(_scores(of, budget)) for key, of in groups.items()}
+        there = {key: len(results.scores_at(of, budget)) for key, of in groups.items()}
         if not any(there.values()):
-            raise ValueError(f"no run of the sweep has a score at {budget:,} env steps")
+            raise ValueError(
+                f"budgets is {options.budgets}; each must be among the evaluations, "
+                f"{comparison.span(shown)}: no run of the sweep has a score at "
+                f"{budget:,} env steps"
+            )
         _tell_missing(groups, there, float(budget))
     return plots.sweep(shown, budgets)
-
-
-def _scores(runs: "Sequence[Run]", budget: int) -> np.ndarray:
-    """Scores at a budget, of the runs that have one."""
-    from planprior import results
-
-    values = results.values_at(runs, np.array([float(budget)]))
-    return values[np.isfinite(values)]
 
 
 def _diagnostics(runs: "list[Run]", options: Plot) -> Any:
