@@ -412,6 +412,37 @@ def test_plans_for_many_states_are_timed_in_parts(monkeypatch, capsys):
     assert "128 samples at once:" in one and "all samples at once:" in both
 
 
+# What is compiled after the script is rounded too: a process of its own.
+ROUNDED = """
+import sys, jax, jax.numpy as jnp, coarse_products
+sys.argv = ["coarse_products.py", "tensorfloat32", "list", "methods"]
+try:
+    coarse_products.main()
+except SystemExit as end:
+    assert not end.code
+x, y = jnp.full((2, 1), 1 + 2.0**-10 + 2.0**-12), jnp.full((1, 2), 3 + 2.0**-11)
+product, pull = jax.vjp(jnp.matmul, x, y)
+to_x, to_y = pull(jnp.full((2, 2), 1 - 2.0**-13))
+print(float(product[0, 0]), float(to_x[0, 0]), float(to_y[0, 0]))
+print(float((x * y)[0, 0]), (x.astype("bfloat16") @ y.astype("bfloat16")).dtype)
+"""
+
+
+def test_factors_of_products_are_rounded_and_nothing_else():
+    environ = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    done = subprocess.run(
+        [sys.executable, "-c", ROUNDED],
+        capture_output=True, text=True, env=environ, check=True, timeout=120,
+    )  # fmt: skip
+    *listed, rounded, others = done.stdout.splitlines()
+    assert any("pompc_reverse" in line for line in listed)
+    x = 1 + 2.0**-10
+    assert rounded.split() == [str(3 * x), "6.0", str(2 * x)]
+    exact = (x + 2.0**-12) * (3 + 2.0**-11)
+    assert float(others.split()[0]) == pytest.approx(exact, rel=1e-7)
+    assert others.split()[1] == "bfloat16"
+
+
 def test_operations_with_products_are_found_in_a_program():
     profile = load("profile_ops")
     x = jnp.ones((64, 64))
