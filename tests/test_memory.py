@@ -29,8 +29,6 @@ def test_the_need_is_that_of_the_arrays():
     # Two states of each environment on the device, those that evaluate included.
     envs = memory.need(pop, evaluated=3, env_bytes=10).envs
     assert need.envs == 0 and envs == 2 * 10 * (pop.num_envs + 3)
-    # A loop on the device writes over agents, wherever it runs.
-    assert 2 * memory.need(pop, loops_on_device=True).agent == need.agent
     # Planning for 1000 states at once takes more than learning.
     assert memory.need(pop, evaluated=1000).work > need.work
 
@@ -43,10 +41,11 @@ def test_a_cpu_plans_for_so_many_states_at_a_time_and_a_gpu_for_all(monkeypatch)
     assert work[0] == work[1] < all_at_once[0] == all_at_once[1] / 2
 
 
-def test_old_agents_are_kept_on_a_cpu_up_to_the_default_size():
-    def copies(pop):
+def test_old_agents_are_kept_on_a_cpu_up_to_the_default_size(monkeypatch):
+    def copies(pop, **how):
         leaves = jax.tree.leaves(jax.eval_shape(pop.init))
-        return memory.need(pop).agent / sum(x.size * x.dtype.itemsize for x in leaves)
+        size = sum(x.size * x.dtype.itemsize for x in leaves) / pop.num_members
+        return memory.need(pop, **how).agent / size
 
     default, hypers = methods.make("tdmpc2", SPEC, "5")
     larger, _ = methods.make("tdmpc2", SPEC, "48")
@@ -54,6 +53,13 @@ def test_old_agents_are_kept_on_a_cpu_up_to_the_default_size():
     pops = [Population(SPEC, c, [0], [hypers], **sizes) for c in (default, larger)]
     assert [pop.programs.donates for pop in pops] == [False, True]
     assert [copies(pop) for pop in pops] == [2, 1]
+    # A loop on the device writes over an agent, wherever it runs.
+    assert copies(pops[0], loops_on_device=True) == 1
+    # Of several, which a CPU updates in turn, the old ones stay until all are made.
+    two = Population(SPEC, larger, [0, 1], [hypers] * 2, num_devices=1, **sizes)
+    assert [copies(two, loops_on_device=x) for x in (False, True)] == [2, 2]
+    monkeypatch.setattr(memory, "on_accelerator", lambda: True)
+    assert copies(two) == 1
 
 
 def test_environments_on_the_device_are_told_where_there_are_some():
