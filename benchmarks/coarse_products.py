@@ -49,19 +49,18 @@ def round_factors(bits: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("precision", choices=MANTISSA)
-    parser.add_argument(
-        "command", nargs=argparse.REMAINDER, help="errors, or planprior's"
-    )
+    parser.add_argument("command", choices=["errors", *cli.commands()])
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     round_factors(MANTISSA[options.precision])
-    if options.command == ["errors"]:
+    if options.command == "errors":
         from gpu_parts import errors
 
         print(f"Sums in float32 of factors in {options.precision}:")
         errors("5", ["float32"])
         return
-    sys.argv = ["planprior", *options.command]
+    sys.argv = ["planprior", options.command, *options.arguments]
     cli.main()
 
 

@@ -314,7 +314,7 @@ def peaks() -> dict[str, float]:
 def errors(size: str, precisions: list[str]) -> dict[str, dict[str, float]]:
     """Relative error of a plan's first values and of a model gradient, by precision.
 
-    Against float64 on the same inputs: the value of 512 action sequences as the planner
+    Against float64 on the same inputs: the value of 256 action sequences as the planner
     computes it, and the world model's parameters' change under plain gradients.
     """
     exact = _outputs(size, "float32", double=True)
