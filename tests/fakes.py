@@ -41,6 +41,9 @@ class LinearQuadratic(WorldModel):
     def reward(self, z, a):
         return -jnp.sum(z[:2] ** 2) - COST * jnp.sum(a**2)
 
+    def rewards(self, zs, actions):
+        return jnp.stack([self.reward(*step) for step in zip(zs, actions, strict=True)])
+
     def values(self, z, a, heads=None, dropout=None):
         heads = self.value_heads if heads is None else heads
         value = -z[:2] @ jnp.asarray(P, z.dtype) @ z[:2]

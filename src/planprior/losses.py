@@ -18,7 +18,7 @@ from planprior.config import Config
 from planprior.hypers import Hypers
 from planprior.mapping import each, summed
 from planprior.nets import MLP
-from planprior.normed import saves_memory
+from planprior.normed import is_wide
 from planprior.policies import ENTROPIES, Sample
 from planprior.priors import DIVERGENCES, FITS, Prior
 from planprior.targets import REDUCTIONS, value_metrics
@@ -107,7 +107,7 @@ def value_loss(
     """
     cross_entropy, decode = model.bins.cross_entropy, model.bins.decode
     width = model.value_heads.hidden[0].scale.shape[-1]
-    if not saves_memory(width):
+    if not is_wide(width):
         logits = each(lambda z, a, m: model.value_logits(z, a, dropout=m))(
             zs, actions, of_rows(dropout)
         )

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int, UInt16
 
 from planprior.mapping import on_accelerator
 from planprior.normed import (
+    is_wide,
     layer_norm,
     normed_mish,
     normed_simnorm,
-    saves_memory,
     simnorm,
 )
 from planprior.types import PRNGKey
@@ -94,7 +94,7 @@ class NormedLinear(eqx.Module):
     def simplices(self, *parts: Float[Array, "_"], group: int) -> Float[Array, "out"]:
         """Apply with `simnorm` in the place of Mish."""
         x = self.linear(*parts)
-        if saves_memory(len(x)):
+        if is_wide(len(x)):
             return normed_simnorm(x, self.scale, self.shift, group)
         return simnorm(layer_norm(x, self.scale, self.shift), group)
 

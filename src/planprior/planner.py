@@ -64,7 +64,7 @@ def rollout(
     zs = [z]
     for a in actions:
         zs.append(model.next(zs[-1], a))
-    rewards = over_steps(model.reward)(zs[:-1], actions)
+    rewards = model.rewards(zs[:-1], actions)
     survivals = over_steps(lambda z: _survival(model, z, config))(zs[1:])
     total, weight = jnp.zeros(()), jnp.ones(())
     for reward, survival in zip(rewards, survivals, strict=True):
