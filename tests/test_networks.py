@@ -60,7 +60,7 @@ def test_sizes_are_those_of_tdmpc2(size, parameters):
     [
         (normed.normed_mish, jax.nn.mish),
         (
-            lambda x, scale, shift: normed.normed_simnorm(x, scale, shift, 4),
+            lambda *layer: normed.normed_simnorm(*layer, 4),
             lambda x: jax.nn.softmax(x.reshape(4, 4)).reshape(16),
         ),
     ],
@@ -70,15 +70,16 @@ def test_the_gradient_of_a_layer_is_that_of_its_formula(
 ):
     """These layers have derivatives of their own; autodiff finds the same."""
     monkeypatch.setattr(normed, "WIDE", 16 if wide else 17)
-    x, scale, shift, out = jax.random.normal(key, (4, 5, 16))
+    x, bias, scale, shift, out = jax.random.normal(key, (5, 5, 16))
 
-    def plain(x, scale, shift):
+    def plain(product, bias, scale, shift):
+        x = product + bias
         normal = (x - x.mean()) * jax.lax.rsqrt(x.var() + normed.LAYER_NORM_EPSILON)
         return activation(normal * scale + shift)
 
     def gradient(function):
-        whole = jax.vmap(function, (0, None, None))
-        return jax.vjp(whole, 3 * x + 1, scale[0], shift[0])
+        whole = jax.vmap(function, (0, None, None, None))
+        return jax.vjp(whole, 3 * x + 1, bias[0], scale[0], shift[0])
 
     (ours, pull_ours), (theirs, pull_theirs) = map(gradient, (layer, plain))
     close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -1,5 +1,6 @@
 """Network parts, each for ONE example. Every leaf is an array; `vmap` adds the axes."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TypeVar
@@ -44,7 +45,11 @@ class Linear(eqx.Module):
         return cls(weight, jnp.zeros(out_dim))
 
     def __call__(self, *parts: Float[Array, "_"]) -> Float[Array, "out"]:
-        """Apply to the concatenation of `parts`.
+        """Apply to the concatenation of `parts`."""
+        return self.product(*parts) + self.bias
+
+    def product(self, *parts: Float[Array, "_"]) -> Float[Array, "out"]:
+        """Without the bias.
 
         Each part meets its own rows of W, so that one which a surrounding `vmap` does
         not map, like the latent that all the planner's samples share, is multiplied
@@ -56,11 +61,11 @@ class Linear(eqx.Module):
         given, rows = sum(part.shape[0] for part in parts), self.weight.shape[0]
         if given != rows:
             raise ValueError(f"the input has {given} numbers; the layer takes {rows}")
-        out, row = self.bias, 0
+        products, row = [], 0
         for part in parts:
-            out = out + part @ self.weight[row : row + part.shape[0]]
+            products.append(part @ self.weight[row : row + part.shape[0]])
             row += part.shape[0]
-        return out
+        return functools.reduce(jnp.add, products)
 
 
 class NormedLinear(eqx.Module):
@@ -86,17 +91,25 @@ class NormedLinear(eqx.Module):
         self, *parts: Float[Array, "_"], dropout: Float[Array, "out"] | None = None
     ) -> Float[Array, "out"]:
         """Apply; `dropout` is a drawn mask that already holds the factor 1/(1 − p)."""
-        x = self.linear(*parts)
+        x, bias = self._addends(*parts)
         if dropout is not None:
-            x = x * dropout
-        return normed_mish(x, self.scale, self.shift)
+            x, bias = (x + bias) * dropout, jnp.zeros_like(bias)
+        return normed_mish(x, bias, self.scale, self.shift)
 
     def simplices(self, *parts: Float[Array, "_"], group: int) -> Float[Array, "out"]:
         """Apply with `simnorm` in the place of Mish."""
-        x = self.linear(*parts)
-        if is_wide(len(x)):
-            return normed_simnorm(x, self.scale, self.shift, group)
-        return simnorm(layer_norm(x, self.scale, self.shift), group)
+        layer = *self._addends(*parts), self.scale, self.shift
+        if is_wide(len(self.scale)):
+            return normed_simnorm(*layer, group)
+        return simnorm(layer_norm(*layer), group)
+
+    def _addends(
+        self, *parts: Float[Array, "_"]
+    ) -> tuple[Float[Array, "out"], Float[Array, "out"]]:
+        """Product and bias of wide layers, see `layer_norm`; else their sum and 0."""
+        if is_wide(len(self.scale)):
+            return self.linear.product(*parts), self.linear.bias
+        return self.linear(*parts), jnp.zeros_like(self.linear.bias)
 
 
 class MLP(eqx.Module):

@@ -51,16 +51,26 @@ def _by_halves(
 
 
 def layer_norm(
-    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
+    product: Float[Array, "out"],
+    bias: Float[Array, "out"],
+    scale: Float[Array, "out"],
+    shift: Float[Array, "out"],
 ) -> Float[Array, "out"]:
-    """Layer normalisation, with gain `scale` and offset `shift`."""
-    centred, std = _moments(x)
-    return centred / std * scale + shift
+    """Layer normalisation of product + bias, with gain `scale` and offset `shift`.
+
+    On a CPU the sum of both need not be written for its mean, which is that of both.
+    """
+    x, mean = product + bias, _mean(product, bias)
+    return (x - mean) / _std(x, mean) * scale + shift
 
 
-def _moments(x: Float[Array, "out"]) -> tuple[Float[Array, "out"], Scalar]:
-    centred = x - jnp.mean(x)
-    return centred, jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
+def _mean(product: Float[Array, "out"], bias: Float[Array, "out"]) -> Scalar:
+    return jnp.mean(product) + jnp.mean(bias)
+
+
+def _std(x: Float[Array, "out"], mean: Scalar) -> Scalar:
+    centred = x - mean
+    return jnp.sqrt(jnp.mean(centred * centred) + LAYER_NORM_EPSILON)
 
 
 def _normal_again(
@@ -81,29 +91,32 @@ def _normal_again(
         return (late - mean) * precision, precision
     apart = jax.lax.optimization_barrier
     again = apart(x)
-    _, std = _moments(again)
-    mean, precision = apart((jnp.mean(again), 1.0 / std))
+    mean = jnp.mean(again)
+    mean, precision = apart((mean, 1.0 / _std(again, mean)))
     return (x - mean) * precision, precision
 
 
 @jax.custom_vjp
 def normed_mish(
-    x: Float[Array, "out"], scale: Float[Array, "out"], shift: Float[Array, "out"]
+    product: Float[Array, "out"],
+    bias: Float[Array, "out"],
+    scale: Float[Array, "out"],
+    shift: Float[Array, "out"],
 ) -> Float[Array, "out"]:
-    """Mish of `layer_norm`, which keeps x, mean and 1/std for its gradient.
+    """Mish of `layer_norm`, which keeps x = product + bias, its mean and 1/std.
 
     Left to itself, autodiff keeps several arrays of x's size, and writing them is what
     a forward pass on a CPU takes most time for, beside the products. So the backward
     pass computes all that is as large as x again.
     """
-    return mish(layer_norm(x, scale, shift))
+    return mish(layer_norm(product, bias, scale, shift))
 
 
-def _normed_mish(x: Array, scale: Array, shift: Array) -> tuple[Array, Any]:
-    return mish(layer_norm(x, scale, shift)), _kept(x, scale, shift)
+def _normed_mish(*layer: Array) -> tuple[Array, Any]:
+    return mish(layer_norm(*layer)), _kept(*layer)
 
 
-def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, Array, Array]:
+def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, ...]:
     x, mean, precision, scale, shift = kept
     normal, precision = _normal_again(x, mean, precision, out)
     to_normed = out * mish_slope(normal * scale + shift)
@@ -113,27 +126,26 @@ def _normed_mish_gradient(kept: Any, out: Array) -> tuple[Array, Array, Array]:
 normed_mish.defvjp(_normed_mish, _normed_mish_gradient)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def normed_simnorm(
-    x: Float[Array, "out"],
+    product: Float[Array, "out"],
+    bias: Float[Array, "out"],
     scale: Float[Array, "out"],
     shift: Float[Array, "out"],
     group: int,
 ) -> Float[Array, "out"]:
     """`simnorm` of `layer_norm`; it keeps its result and what `normed_mish` keeps."""
-    return simnorm(layer_norm(x, scale, shift), group)
+    return simnorm(layer_norm(product, bias, scale, shift), group)
 
 
 def _normed_simnorm(
-    x: Array, scale: Array, shift: Array, group: int
+    product: Array, bias: Array, scale: Array, shift: Array, group: int
 ) -> tuple[Array, Any]:
-    z = simnorm(layer_norm(x, scale, shift), group)
-    return z, (z, *_kept(x, scale, shift))
+    z = simnorm(layer_norm(product, bias, scale, shift), group)
+    return z, (z, *_kept(product, bias, scale, shift))
 
 
-def _normed_simnorm_gradient(
-    group: int, kept: Any, out: Array
-) -> tuple[Array, Array, Array]:
+def _normed_simnorm_gradient(group: int, kept: Any, out: Array) -> tuple[Array, ...]:
     z, x, mean, precision, scale, _ = kept
     normal, precision = _normal_again(x, mean, precision, out)
     along = jnp.sum((z * out).reshape(-1, group), axis=1)
@@ -144,15 +156,16 @@ def _normed_simnorm_gradient(
 normed_simnorm.defvjp(_normed_simnorm, _normed_simnorm_gradient)
 
 
-def _kept(x: Array, scale: Array, shift: Array) -> tuple[Array, ...]:
-    _, std = _moments(x)
-    return x, jnp.mean(x), 1.0 / std, scale, shift
+def _kept(product: Array, bias: Array, scale: Array, shift: Array) -> tuple[Array, ...]:
+    x, mean = product + bias, _mean(product, bias)
+    return x, mean, 1.0 / _std(x, mean), scale, shift
 
 
 def _layer_norm_gradient(
     to_normed: Array, normal: Array, precision: Scalar, scale: Array
-) -> tuple[Array, Array, Array]:
-    """By x, scale and shift, from the gradient by what `layer_norm` makes of them."""
+) -> tuple[Array, ...]:
+    """By what `layer_norm` takes, from the gradient by what it makes of that."""
     to_normal = to_normed * scale
     along = jnp.mean(to_normal) + normal * jnp.mean(to_normal * normal)
-    return precision * (to_normal - along), to_normed * normal, to_normed
+    to_x = precision * (to_normal - along)
+    return to_x, to_x, to_normed * normal, to_normed
