@@ -7,7 +7,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from planprior import host, launch, memory, methods, planner
+from planprior import host, launch, memory, methods, planner, programs
 from planprior.experiment import TrainConfig
 from planprior.memory import Need, Room
 from planprior.population import Population
@@ -58,7 +58,7 @@ def test_old_agents_are_kept_on_a_cpu_up_to_the_default_size(monkeypatch):
     # Of several, which a CPU updates in turn, the old ones stay until all are made.
     two = Population(SPEC, larger, [0, 1], [hypers] * 2, num_devices=1, **sizes)
     assert [copies(two, loops_on_device=x) for x in (False, True)] == [2, 2]
-    monkeypatch.setattr(memory, "on_accelerator", lambda: True)
+    monkeypatch.setattr(programs, "on_accelerator", lambda: True)
     assert copies(two) == 1
 
 

@@ -7,7 +7,6 @@ import jax
 from planprior import host, runtime
 from planprior.config import Config
 from planprior.flops import Layers, networks
-from planprior.mapping import on_accelerator
 from planprior.planner import states_at_once
 from planprior.population import Population
 from planprior.runtime import format_bytes
@@ -59,13 +58,15 @@ def need(
         evaluated: Environments of a member that evaluate, and are planned for at once.
         env_bytes: Bytes of one environment on the device; there are two states of each,
             before and after a step.
-        loops_on_device: Whether it is trained by a `DeviceLoop`, which writes over one
-            agent wherever it runs.
+        loops_on_device: Whether it is trained by a `DeviceLoop`, which writes over an
+            agent wherever it runs, if it has the device to itself or that is no CPU.
     """
     spec, config = population.spec, population.config
     agents = jax.tree.leaves(jax.eval_shape(population.init))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in agents)
-    size *= 1 if _overwrites(population, loops_on_device) else 2
+    alone = population.placement.members_each == 1
+    written_over = population.programs.donates or (loops_on_device and alone)
+    size *= 1 if written_over else 2
     states = states_at_once(max(population.num_envs, evaluated), config.planner)
     plan = states * plan_bytes(spec, config)
     learned = FLOAT * population.num_parameters()
@@ -77,12 +78,6 @@ def need(
         ),
         envs=2 * env_bytes * (population.num_envs + evaluated),
     )
-
-
-def _overwrites(population: Population, loops_on_device: bool) -> bool:
-    # A loop over members (`map_members`) makes new ones beside all of the old ones.
-    in_turn = population.placement.members_each > 1 and not on_accelerator()
-    return not in_turn and (loops_on_device or population.programs.donates)
 
 
 def plan_bytes(spec: EnvSpec, config: Config, samples: int = 0) -> int:

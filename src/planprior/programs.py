@@ -166,9 +166,12 @@ class Programs:
 
         Not on a CPU, up to the default size: XLA copies there what it is to write over
         (5 % of an update), and small networks leave other cores to the planner, which
-        may go on with the old parameters at the same time.
+        may go on with the old parameters at the same time. Nor where members take turns
+        on it (`map_members`): the new ones are gathered beside all of the old ones, so
+        that the copy would spare no memory.
         """
-        return self.config.network.mlp_dim > 512 or on_accelerator()
+        alone = self.placement.members_each == 1
+        return on_accelerator() or (alone and self.config.network.mlp_dim > 512)
 
     def may_tell(self, tell: bool) -> bool:
         """Whether to take the update's program that can tell how its terms pull.
