@@ -28,9 +28,9 @@ def is_wide(width: int) -> bool:
 def simnorm(x: Float[Array, "L"], group: int) -> Float[Array, "L"]:
     """Softmax within groups of `group` neighbours (TD-MPC2, §3.1): simplices.
 
-    Wide layers on CPUs join halves of a group to its maximum and its sum. XLA leaves
-    whole reductions to its library of products, with the exponentials between them,
-    which take that three times as long as its own loops.
+    Wide layers on CPUs join halves of a group to its maximum and its sum. Whole
+    reductions XLA leaves to its library of products, with the exponentials between
+    them, for which that is slower than its own loops.
     """
     groups = x.reshape(-1, group)
     if not is_wide(len(x)):
