@@ -106,7 +106,10 @@ class NormedLinear(eqx.Module):
     def _addends(
         self, *parts: Float[Array, "_"]
     ) -> tuple[Float[Array, "out"], Float[Array, "out"]]:
-        """Product and bias of wide layers, see `layer_norm`; else their sum and 0."""
+        """Product and bias, apart in wide layers (`layer_norm`); else their sum and 0.
+
+        On accelerators the gradient of a bias that comes apart is a kernel of its own.
+        """
         if is_wide(len(self.scale)):
             return self.linear.product(*parts), self.linear.bias
         return self.linear(*parts), jnp.zeros_like(self.linear.bias)

@@ -56,16 +56,16 @@ def layer_norm(
     scale: Float[Array, "out"],
     shift: Float[Array, "out"],
 ) -> Float[Array, "out"]:
-    """Layer normalisation of product + bias, with gain `scale` and offset `shift`.
-
-    On a CPU the sum of both need not be written for its mean, which is that of both.
-    """
-    x, mean = product + bias, _mean(product, bias)
+    """Layer normalisation of product + bias, with gain `scale` and offset `shift`."""
+    x, mean = _sum_and_mean(product, bias)
     return (x - mean) / _std(x, mean) * scale + shift
 
 
-def _mean(product: Float[Array, "out"], bias: Float[Array, "out"]) -> Scalar:
-    return jnp.mean(product) + jnp.mean(bias)
+def _sum_and_mean(
+    product: Float[Array, "out"], bias: Float[Array, "out"]
+) -> tuple[Float[Array, "out"], Scalar]:
+    # By the means of both, XLA on CPUs need not write the sum before it has its mean.
+    return product + bias, jnp.mean(product) + jnp.mean(bias)
 
 
 def _std(x: Float[Array, "out"], mean: Scalar) -> Scalar:
@@ -103,7 +103,7 @@ def normed_mish(
     scale: Float[Array, "out"],
     shift: Float[Array, "out"],
 ) -> Float[Array, "out"]:
-    """Mish of `layer_norm`, which keeps x = product + bias, its mean and 1/std.
+    """Mish of `layer_norm`; for its gradient it keeps x = product + bias, mean, 1/std.
 
     Left to itself, autodiff keeps several arrays of x's size, and writing them is what
     a forward pass on a CPU takes most time for, beside the products. So the backward
@@ -157,7 +157,7 @@ normed_simnorm.defvjp(_normed_simnorm, _normed_simnorm_gradient)
 
 
 def _kept(product: Array, bias: Array, scale: Array, shift: Array) -> tuple[Array, ...]:
-    x, mean = product + bias, _mean(product, bias)
+    x, mean = _sum_and_mean(product, bias)
     return x, mean, 1.0 / _std(x, mean), scale, shift
 
 
